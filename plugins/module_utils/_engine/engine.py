@@ -1,0 +1,91 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one path: options -> Specs -> what the kernel shows -> plans -> steps -> result. Check mode stops after the plans."""
+
+from __future__ import annotations
+
+from .._model.errors import BulkheadError, Problems
+from . import places
+from .lock import Lock
+from .plan import Plan, run_plan
+
+
+class Outcome:
+    """What a run did, or in check mode would do."""
+
+    def __init__(self, plans):
+        self.plans = plans
+        self.errors = [plan for plan in plans if plan.error is not None]
+
+    @property
+    def changed(self):
+        return any(plan.changed for plan in self.plans if plan.error is None)
+
+    def joined(self, attribute):
+        return [each for plan in self.plans for each in getattr(plan, attribute)]
+
+    def difference(self):
+        """(before, after): of one object its keys, of a list of objects those by name."""
+        if len(self.plans) == 1 and not self.plans[0].key:
+            return self.plans[0].before, self.plans[0].after
+        return tuple({plan.key: getattr(plan, side) for plan in self.plans if plan.before or plan.after}
+                     for side in ("before", "after"))
+
+
+def converge(host, resource, options, check=False):
+    """Bring what ``options`` declare about, and return an Outcome. Input errors are raised before the host is read.
+
+    A resource parses its options into one Spec or a list. Of a list, each Spec has a plan of its own, and one that is
+    refused or fails does not keep the others from being made; of one Spec, the error is raised.
+    """
+    problems = Problems()
+    specs = resource.parse(options, "", problems)
+    problems.raise_if_any()
+    many = isinstance(specs, list)
+    if check:
+        return Outcome(_plan(host, resource, specs if many else [specs], many))
+    with Lock(host.lock, resource.NOUN):
+        plans = _plan(host, resource, specs if many else [specs], many)
+        records = {}
+        if any(plan.steps for plan in plans):
+            places.ensure(host)
+        for plan in plans:
+            if plan.error is None:
+                try:
+                    run_plan(plan)
+                    records.update(plan.records)
+                except BulkheadError as exc:
+                    if not many:
+                        raise
+                    plan.error = exc
+        host.records.write_all(records)
+        host.forget()
+    return Outcome(plans)
+
+
+def _plan(host, resource, specs, many):
+    refuse_systemd(host)
+    if hasattr(resource, "find"):
+        resource.find(host, specs)
+    if hasattr(resource, "expand"):  # a list may mean more than it names: purge adds what is no longer declared
+        specs = resource.expand(host, specs)
+    plans = []
+    for spec in specs:
+        plan = Plan(spec.key if many else "")
+        try:
+            resource.plan(host, spec, plan)
+        except BulkheadError as exc:
+            if not many:
+                raise
+            plan.error = exc
+        plans.append(plan)
+    return plans
+
+
+def refuse_systemd(host):
+    """Where systemd is init it owns the cgroup tree (its single-writer rule), and we must not write there."""
+    if host.systemd:
+        raise BulkheadError("Cannot manage this host: its init is systemd, which this release does not drive yet. "
+                            "Use a host with runit or without a service manager.")

@@ -1,0 +1,73 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host as the engine sees it: where its trees are, how commands are run on it, and what was read of it in this run."""
+
+from __future__ import annotations
+
+import os
+
+from .._kernel import mountinfo
+from .records import Claims, Records
+
+
+class Host:
+    """Every root path is a parameter, so that unit tests put fake trees in their place.
+
+    ``run(argv, data=None, env=None)`` runs a command and returns (status, output, errors); modules inject Ansible's.
+    What is read is kept until ``forget()``: the host is read once per run, not once per item.
+    """
+
+    def __init__(self, run=None, proc="/proc", sys="/sys", cgroup="/sys/fs/cgroup", state="/run/bulkhead",
+                 etc="/etc/bulkhead", lib="/var/lib/bulkhead", log="/var/log/bulkhead", netns="/run/netns",
+                 lock="/run/bulkhead.lock"):
+        self._run = run
+        self.proc, self.sys, self.cgroup = proc, sys, cgroup
+        self.state, self.etc, self.lib, self.log = state, etc, lib, log
+        self.netns, self.lock = netns, lock
+        self.claims = Claims(state + "/made")
+        self.records = Records(etc)
+        self.warnings = []
+        self.promised = set()  # (noun, name) that an earlier task of the play, or an earlier part of this plan, makes
+        self._cache = {}
+
+    def run(self, argv, data=None, env=None):
+        """Run a command in the C locale: (exit status, output, errors)."""
+        if self._run is None:
+            raise RuntimeError("this host was made without a way to run commands")
+        environment = {"LC_ALL": "C"}
+        environment.update(env or {})
+        return self._run(argv, data, environment)
+
+    def cached(self, key, read):
+        """What ``read()`` returned for ``key`` in this run."""
+        if key not in self._cache:
+            self._cache[key] = read()
+        return self._cache[key]
+
+    def forget(self):
+        """Steps have been taken: what was read may be wrong."""
+        self._cache.clear()
+
+    def mounts(self):
+        """The mount table of the engine's own mount namespace."""
+        return self.cached("mounts", lambda: mountinfo.read(self.proc))
+
+    def cgroups(self):
+        """The cgroup hierarchies (`_kernel/cgroupfs.py: Trees`)."""
+        return self.cached("cgroups", self._read_cgroups)
+
+    def _read_cgroups(self):
+        from .._kernel import cgroupfs
+
+        return cgroupfs.Trees.read(self)
+
+    @property
+    def systemd(self):
+        """Is systemd the init of this host? (sd_booted(3))"""
+        return os.path.isdir("/run/systemd/system")
+
+    def warn(self, text):
+        if text not in self.warnings:
+            self.warnings.append(text)

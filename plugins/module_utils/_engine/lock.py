@@ -1,0 +1,48 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One lock for each host, so that two runs at once do not build the same thing twice."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from .._model.errors import BulkheadError
+
+WAIT = 120.0  # seconds; a converge of some hundred sandboxes takes a few
+
+
+class Lock:
+    """flock(2) on a 0600 file, which the kernel releases with the last process that holds it. A context manager."""
+
+    def __init__(self, path, words, wait=WAIT):
+        self.path, self.words, self.wait = path, words, wait
+        self._fd = None
+
+    def __enter__(self):
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        deadline = time.monotonic() + self.wait
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as exc:
+                if exc.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() > deadline:
+                    holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+                    os.close(fd)
+                    raise BulkheadError("Cannot lock %s: %s has held it for more than %d s. Wait for it, or end it and run again."
+                                        % (self.path, holder, self.wait))
+            time.sleep(0.02)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, ("process %d (%s)\n" % (os.getpid(), self.words)).encode(), 0)
+        self._fd = fd
+        return self
+
+    def __exit__(self, *exc):
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+        self._fd = None

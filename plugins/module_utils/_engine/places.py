@@ -1,0 +1,64 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The places of our own on the host, made under the lock before the first step.
+
+They are mounts of their own because the cost of a mount grows with the number of mounts beside it, and because what lies
+below /run must vanish at a reboot also where /run is no tmpfs. Propagation is explicit: an unmount of a pin or of an
+overlay must reach copies in other mount namespaces (shared); a mount namespace can be pinned on a private mount only.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .._kernel import syscalls as sc
+
+_NODEV = sc.MS_NOSUID | sc.MS_NODEV
+_PLAIN = _NODEV | sc.MS_NOEXEC
+
+
+def parts(host):
+    """(path, mount flags, propagation) of each, in order. bin is executed from, so the first has no MS_NOEXEC."""
+    return (
+        (host.state, _NODEV, sc.MS_PRIVATE),
+        (host.state + "/ns", _PLAIN, sc.MS_SHARED),
+        (host.state + "/mntns", _PLAIN, sc.MS_PRIVATE),
+        (host.state + "/mnt", _PLAIN, sc.MS_SHARED),
+    )
+
+
+def ensure(host):
+    """Make what is missing. A run that is killed here leaves a mount with fewer directories, which the next completes."""
+    made = False
+    for path, flags, propagation in parts(host):
+        mount = host.mounts().top(path)
+        if mount is None:
+            os.makedirs(path, mode=0o755, exist_ok=True)
+            sc.mount("bulkhead", path, "tmpfs", flags, "mode=0755")
+            made = True
+        if mount is None or mount.shared != (propagation == sc.MS_SHARED):
+            sc.mount(None, path, None, propagation)
+            made = True
+        if mount is None:
+            host.forget()
+    for directory in ("made", "service", "bin"):
+        path = "%s/%s" % (host.state, directory)
+        if not os.path.isdir(path):
+            os.makedirs(path, mode=0o700 if directory == "made" else 0o755, exist_ok=True)
+    if host.mounts().top(host.lib) is None:
+        os.makedirs(host.lib, mode=0o755, exist_ok=True)
+        sc.mount(host.lib, host.lib, None, sc.MS_BIND)
+        sc.mount(None, host.lib, None, sc.MS_PRIVATE)
+        made = True
+    if made:
+        host.forget()
+
+
+def clear(host):
+    """Undo ensure() on a host that has nothing of ours left; what is still in use says so by EBUSY."""
+    for path in [part[0] for part in reversed(parts(host))] + [host.lib]:
+        while host.mounts().top(path) is not None:
+            sc.umount(path)
+            host.forget()

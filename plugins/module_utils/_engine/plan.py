@@ -1,0 +1,113 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Steps, the plan that holds them, and how it is run: forward, or back again when a step fails."""
+
+from __future__ import annotations
+
+from .._model.errors import BulkheadError, reason
+
+
+class Step:
+    """One act on the host, named as a result shows it (`set memory.max of bulkhead/web`).
+
+    ``apply`` and ``undo`` take no arguments; ``apply`` tolerates its own half-done result from a killed run;
+    ``undo`` is None where nothing has to be taken back.
+    """
+
+    __slots__ = ("name", "apply", "undo")
+
+    def __init__(self, name, apply, undo=None):
+        self.name = name
+        self.apply = apply
+        self.undo = undo
+
+
+class Plan:
+    """What stands between one Spec and the host: steps, the difference, what a restart would carry, what to record."""
+
+    def __init__(self, key=""):
+        self.key = key  # the object's name, for the lists of the composite
+        self.steps = []
+        self.before = {}
+        self.after = {}
+        self.restart = []  # [{"name": …, "keys": […]}]
+        self.warnings = []
+        self.records = {}  # {(noun, name): (options or None to forget, merge)}
+        self.error = None
+
+    @property
+    def changed(self):
+        return bool(self.steps)
+
+    @property
+    def actions(self):
+        return [step.name for step in self.steps]
+
+    def add(self, name, apply, undo=None):
+        """Append a step."""
+        self.steps.append(Step(name, apply, undo))
+
+    def differ(self, key, before, after):
+        """Note a difference of one declared key; None before or after means that it is not there."""
+        self.before[key] = before
+        self.after[key] = after
+
+    def needs_restart(self, name, keys):
+        """Announce that only a restart carries these keys into a running process."""
+        if keys:
+            self.restart.append({"name": name, "keys": sorted(keys)})
+
+    def warn(self, text):
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def record(self, noun, name, options, merge=False):
+        """Declare what to keep at /etc/bulkhead for restore; ``merge`` adds to the keys that are recorded already."""
+        self.records[(noun, name)] = (options, merge)
+
+    def take(self, part, prefix=None):
+        """Append another plan's content to this one; ``prefix`` nests its difference below that key."""
+        self.steps += part.steps
+        self.restart += part.restart
+        self.records.update(part.records)
+        for text in part.warnings:
+            self.warn(text)
+        for mine, theirs in ((self.before, part.before), (self.after, part.after)):
+            if prefix is None:
+                mine.update(theirs)
+            elif theirs:
+                mine.setdefault(prefix, {}).update(theirs)
+
+
+def run_plan(plan):
+    """Apply the steps in order. When one fails, undo those before it, the last first, and say so in the error."""
+    done = []
+    for step in plan.steps:
+        try:
+            step.apply()
+        except (BulkheadError, OSError) as exc:
+            undone, stuck = _undo(done)
+            text = exc.message if isinstance(exc, BulkheadError) else "Cannot %s: %s." % (step.name, reason(exc))
+            if undone:
+                text += " Undone: %s." % ", ".join(undone)
+            if stuck:
+                text += " Could not undo: %s." % ", ".join(stuck)
+            keys = dict(exc.keys) if isinstance(exc, BulkheadError) else {}
+            keys.update(failed_step=step.name, undone=undone, not_undone=stuck)
+            raise BulkheadError(text, **keys)
+        done.append(step)
+
+
+def _undo(done):
+    undone, stuck = [], []
+    for step in reversed(done):
+        if step.undo is None:
+            continue
+        try:
+            step.undo()
+            undone.append(step.name)
+        except (BulkheadError, OSError) as exc:
+            stuck.append("%s (%s)" % (step.name, reason(exc)))
+    return undone, stuck

@@ -1,0 +1,133 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What we made (claims, below /run) and what was declared (records, below /etc).
+
+A claim says that an object is ours; it is written before the object is made, with no identity, and completed after,
+so that a run that is killed in between leaves nothing that the next run would take for somebody else's.
+A record is the declared Spec for restore after a reboot; it is written last. Neither is believed about the present.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+
+def file_name(name):
+    """`bulkhead/web` as one file name; the colon is in no name's alphabet."""
+    return name.replace("/", ":") + ".json"
+
+
+def object_name(entry):
+    """The inverse of file_name()."""
+    return entry[:-len(".json")].replace(":", "/")
+
+
+class _Store:
+    def __init__(self, root, suffix):
+        self.root, self.suffix = root, suffix
+
+    def path(self, noun, name):
+        return "%s/%s%s/%s" % (self.root, noun, self.suffix, file_name(name))
+
+    def names(self, noun):
+        """The names that have an entry."""
+        try:
+            entries = os.listdir("%s/%s%s" % (self.root, noun, self.suffix))
+        except OSError as exc:
+            if exc.errno == errno.ENOENT:
+                return []
+            raise
+        return sorted(object_name(entry) for entry in entries if entry.endswith(".json") and not entry.startswith("."))
+
+    def read(self, noun, name):
+        """The entry, or None when there is none or it is not whole."""
+        try:
+            with open(self.path(noun, name), encoding="utf-8") as stream:
+                value = json.load(stream)
+        except OSError as exc:
+            if exc.errno == errno.ENOENT:
+                return None
+            raise
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def drop(self, noun, name):
+        try:
+            os.unlink(self.path(noun, name))
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+
+
+class Claims(_Store):
+    """What we made, with the kernel's identity of it: `{"identity": …}`; None says that we were making it."""
+
+    def __init__(self, root):
+        super().__init__(root, "")
+
+    def begin(self, noun, name):
+        """We are about to make this."""
+        if self.read(noun, name) is None:
+            self._write(noun, name, None)
+
+    def complete(self, noun, name, identity):
+        """It is made, and this is what the kernel calls it."""
+        self._write(noun, name, identity)
+
+    def owns(self, noun, name, identity):
+        """Is the object that exists with this identity ours?"""
+        claim = self.read(noun, name)
+        return claim is not None and claim.get("identity") in (None, identity)
+
+    def _write(self, noun, name, identity):
+        path = self.path(noun, name)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        _replace(path, {"identity": identity})
+
+
+class Records(_Store):
+    """The declared Specs: `{"options": …}`."""
+
+    def __init__(self, root):
+        super().__init__(root, ".d")
+
+    def options(self, noun, name):
+        """The recorded options, or None."""
+        record = self.read(noun, name)
+        return record.get("options") if record is not None else None
+
+    def write_all(self, entries):
+        """Write and remove in one batch: `{(noun, name): (options or None, merge)}`. Returns how many files changed."""
+        changed = []
+        for (noun, name), (options, merge) in entries.items():
+            old = self.options(noun, name)
+            if options is None:
+                if old is not None:
+                    self.drop(noun, name)
+                continue
+            new = dict(old or {}, **options) if merge else options
+            if new != old:
+                changed.append((self.path(noun, name), {"options": new}))
+        for path, value in changed:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        for path, value in changed:
+            _replace(path, value, sync=len(changed) <= 4)
+        if len(changed) > 4:  # one flush for many is cheaper than many
+            os.sync()
+        return len(changed)
+
+
+def _replace(path, value, sync=False):
+    temporary = "%s/.%s.%d" % (os.path.dirname(path), os.path.basename(path), os.getpid())
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, sort_keys=True)
+        stream.flush()
+        if sync:
+            os.fsync(fd)
+    os.rename(temporary, path)
