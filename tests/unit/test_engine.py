@@ -1,0 +1,183 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The engine on fake resources: one path for check and run, undo in reverse, one lock, claims before and records after."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+
+import pytest
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import engine, places
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.lock import Lock
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "ensure", lambda host: None)
+    monkeypatch.setattr(Host, "systemd", False)
+    return Host(state=str(tmp_path / "run"), etc=str(tmp_path / "etc"), lib=str(tmp_path / "lib"), lock=str(tmp_path / "lock"))
+
+
+class Files:
+    """A resource whose objects are files with a text, enough to drive the engine."""
+
+    NOUN = "file"
+
+    def __init__(self, root):
+        self.root = root
+
+    def parse(self, options, path, problems):
+        if "bad" in options:
+            problems.add("bad", "is bad")
+        return [type("Spec", (), dict(key=key, text=text)) for key, text in options["files"].items()] if "files" in options else \
+            type("Spec", (), dict(key=options.get("name"), text=options.get("text")))
+
+    def plan(self, host, spec, plan):
+        if spec.text == "refused":
+            raise BulkheadError("Cannot write %s: it is refused. Write something else." % spec.key)
+        path = self.root / spec.key
+        before = path.read_text() if path.exists() else None
+        if before == spec.text:
+            return
+        plan.differ("text", before, spec.text)
+        plan.record("file", spec.key, {"text": spec.text})
+
+        def write():
+            if spec.text == "broken":
+                raise OSError(28, "No space left on device", str(path))
+            path.write_text(spec.text)
+
+        plan.add("prepare %s" % spec.key, lambda: (self.root / ("." + spec.key)).touch(), lambda: (self.root / ("." + spec.key)).unlink())
+        plan.add("write %s" % spec.key, write, path.unlink)
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "files").mkdir()
+    return Files(tmp_path / "files")
+
+
+def test_check_tells_what_the_run_then_does_and_touches_nothing(host, files, tmp_path):
+    checked = engine.converge(host, files, {"name": "a", "text": "x"}, check=True)
+    assert sorted(os.listdir(tmp_path)) == ["files"] and os.listdir(files.root) == []
+    ran = engine.converge(host, files, {"name": "a", "text": "x"})
+    assert checked.changed and ran.changed
+    assert checked.joined("actions") == ran.joined("actions") == ["prepare a", "write a"]
+    assert checked.difference() == ran.difference() == ({"text": None}, {"text": "x"})
+    again = engine.converge(host, files, {"name": "a", "text": "x"})
+    assert not again.changed and again.difference() == ({}, {})
+
+
+def test_a_failing_step_undoes_those_before_it_and_says_so(host, files):
+    with pytest.raises(BulkheadError) as caught:
+        engine.converge(host, files, {"name": "a", "text": "broken"})
+    assert caught.value.message.startswith("Cannot write a: No space left on device")
+    assert "Undone: prepare a." in caught.value.message
+    assert caught.value.keys["undone"] == ["prepare a"] and os.listdir(files.root) == []
+    assert host.records.names("file") == []
+
+
+def test_one_of_a_list_that_fails_does_not_keep_the_others_from_being_made(host, files):
+    outcome = engine.converge(host, files, {"files": {"a": "x", "b": "broken", "c": "refused", "d": "y"}})
+    assert sorted(entry for entry in os.listdir(files.root) if not entry.startswith(".")) == ["a", "d"]
+    assert [plan.key for plan in outcome.errors] == ["b", "c"]
+    assert outcome.difference()[1] == {"a": {"text": "x"}, "b": {"text": "broken"}, "d": {"text": "y"}}
+    assert host.records.names("file") == ["a", "d"]
+
+
+def test_input_errors_come_before_the_lock(host, files, tmp_path):
+    with pytest.raises(BulkheadError, match="bad: is bad"):
+        engine.converge(host, files, {"bad": 1, "name": "a"})
+    assert not os.path.exists(host.lock)
+
+
+def test_a_host_whose_init_is_systemd_is_refused_in_one_sentence(host, files, monkeypatch):
+    monkeypatch.setattr(Host, "systemd", True)
+    with pytest.raises(BulkheadError, match="its init is systemd"):
+        engine.converge(host, files, {"name": "a", "text": "x"}, check=True)
+
+
+def test_what_cannot_be_undone_is_named():
+    plan = Plan()
+
+    def fail(*unused):
+        raise OSError(5, "Input/output error")
+
+    plan.add("one", lambda: None, fail)
+    plan.add("two", fail)
+    with pytest.raises(BulkheadError, match=r"Could not undo: one \(Input/output error\)"):
+        run_plan(plan)
+
+
+def test_plans_of_parts_are_joined_under_their_name():
+    whole, part = Plan("web"), Plan()
+    part.add("set x", lambda: None)
+    part.differ("x", 1, 2)
+    part.needs_restart("web/nginx", {"b", "a"})
+    part.warn("careful")
+    whole.take(part, "cgroup")
+    assert (whole.before, whole.after) == ({"cgroup": {"x": 1}}, {"cgroup": {"x": 2}})
+    assert whole.restart == [{"name": "web/nginx", "keys": ["a", "b"]}] and whole.warnings == ["careful"] and whole.changed
+
+
+def test_the_lock_is_held_alone_waits_and_names_its_holder(tmp_path):
+    path = str(tmp_path / "lock")
+    with Lock(path, "sandbox"):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        with pytest.raises(BulkheadError, match=r"process %d \(sandbox\) has held it" % os.getpid()):
+            Lock(path, "cgroup", wait=0.05).__enter__()
+    with Lock(path, "cgroup", wait=0.05):
+        pass
+
+
+def test_the_lock_of_a_dead_holder_is_free(tmp_path):
+    path = str(tmp_path / "lock")
+    child = os.fork()
+    if child == 0:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os._exit(0)
+    os.waitpid(child, 0)
+    with Lock(path, "cgroup", wait=0.05):
+        pass
+
+
+def test_a_claim_without_identity_is_ours_and_another_identity_is_not(host):
+    assert not host.claims.owns("cgroup", "a/b", [1, 2])
+    host.claims.begin("cgroup", "a/b")
+    assert host.claims.owns("cgroup", "a/b", [1, 2])
+    host.claims.complete("cgroup", "a/b", [1, 2])
+    assert host.claims.owns("cgroup", "a/b", [1, 2]) and not host.claims.owns("cgroup", "a/b", [1, 3])
+    host.claims.begin("cgroup", "a/b")
+    assert not host.claims.owns("cgroup", "a/b", [1, 3])
+    assert host.claims.names("cgroup") == ["a/b"]
+    host.claims.drop("cgroup", "a/b")
+    host.claims.drop("cgroup", "a/b")
+    assert host.claims.read("cgroup", "a/b") is None
+
+
+def test_records_are_private_merged_and_forgotten(host):
+    host.records.write_all({("cgroup", "a"): ({"x": 1}, False)})
+    host.records.write_all({("cgroup", "a"): ({"y": 2}, True)})
+    path = host.records.path("cgroup", "a")
+    assert json.load(open(path)) == {"options": {"x": 1, "y": 2}}
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert host.records.write_all({("cgroup", "a"): ({"y": 2}, True)}) == 0
+    host.records.write_all({("cgroup", "a"): (None, False)})
+    assert host.records.options("cgroup", "a") is None and os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_record_that_is_not_whole_is_as_none(host):
+    path = host.records.path("cgroup", "a")
+    os.makedirs(os.path.dirname(path))
+    for content in ("", "{", "[]", "\0"):
+        open(path, "w").write(content)
+        assert host.records.options("cgroup", "a") is None
