@@ -1,0 +1,64 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run the engine as a module does, without Ansible: in this process, or as `python3 drive.py NOUN OPTIONS [check]`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+if ROOT + "/plugins" not in sys.path:
+    sys.path.insert(0, ROOT + "/plugins")
+
+from module_utils._engine import engine  # noqa: E402
+from module_utils._engine.host import Host  # noqa: E402
+from module_utils._model.errors import BulkheadError  # noqa: E402
+
+
+def command(argv, data=None, env=None):
+    """The runner that is injected: (exit status, output, errors)."""
+    ended = subprocess.run(argv, input=data, env=dict(os.environ, **(env or {})), capture_output=True,
+                           text=not isinstance(data, bytes), check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def new_host(**roots):
+    """A Host as every module call makes it."""
+    return Host(command, **roots)
+
+
+def resource(noun):
+    return importlib.import_module("module_utils._resources." + noun)
+
+
+def converge(noun, options, check=False):
+    """The answer that a module would give: changed, actions, restart_required, warnings, diff; or error (one line) and keys."""
+    host = new_host()
+    try:
+        outcome = engine.converge(host, resource(noun), dict(options), check)
+    except BulkheadError as exc:
+        return {"error": exc.message, "keys": exc.keys, "changed": False}
+    except OSError as exc:  # as the adapter answers it
+        return {"error": "Cannot manage %s: %s." % (noun, exc), "keys": {}, "changed": False}
+    before, after = outcome.difference()
+    answer = {
+        "changed": outcome.changed,
+        "actions": outcome.joined("actions"),
+        "restart_required": outcome.joined("restart"),
+        "warnings": host.warnings + outcome.joined("warnings"),
+        "diff": {"before": before, "after": after},
+    }
+    if outcome.errors:
+        answer["error"] = " ".join(plan.error.message for plan in outcome.errors)
+        answer["keys"] = {plan.key: plan.error.keys for plan in outcome.errors}
+    return answer
+
+
+if __name__ == "__main__":
+    json.dump(converge(sys.argv[1], json.loads(sys.argv[2]), "check" in sys.argv[3:]), sys.stdout, default=str)

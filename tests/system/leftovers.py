@@ -1,0 +1,129 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is on this machine: mounts, namespaces, cgroups, processes, interfaces, files below the run-time paths.
+
+Two snapshots are compared, so that a test can say that it left nothing behind and broke nothing that was there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+FILES = ("/run", "/etc/bulkhead", "/var/lib/bulkhead", "/var/log/bulkhead")
+# What the engine makes once for the whole host, and keeps.
+PLACES = re.compile(
+    r"(mount|file) /run/bulkhead(/(ns|mntns|mnt|made|service|bin))?$"
+    r"|(mount|file) /run/bulkhead/(mntns/\.template|bin/[^/]+)$"
+    r"|mount /var/lib/bulkhead$"
+    r"|mount /run/netns$"
+    r"|file (/run/bulkhead\.lock|/run/netns)$"
+    r"|file /run/bulkhead/made/[a-z_]+$"
+    r"|file /etc/bulkhead/[a-z_]+\.d$"
+    r"|file /var/lib/bulkhead/(uppers|layers)$"
+)
+OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def mounts():
+    """{line: count}: a mount point, what is mounted there and how it propagates."""
+    found = {}
+    for line in _read("/proc/self/mountinfo").splitlines():
+        left, right = line.split(" - ", 1)
+        fields = left.split()
+        point = OCTAL.sub(lambda octal: chr(int(octal.group(1), 8)), fields[4])
+        kind, source = right.split()[:2]
+        root = fields[3] if kind != "nsfs" else ""
+        spread = " ".join(sorted({word.split(":")[0] for word in fields[6:]}))
+        key = point, "%s %s %s %s" % (kind, source, root, spread)
+        found[key] = found.get(key, 0) + 1
+    return {("mount " + point, "%s, %d times" % (text, count)) for (point, text), count in found.items()}
+
+
+def processes():
+    """The processes but ourselves, with the time of their start, and the namespaces they are in."""
+    found, spaces = set(), set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        record = _read("/proc/%s/stat" % pid)
+        if not record:
+            continue
+        name = record[record.index("(") + 1:record.rindex(")")]
+        fields = record[record.rindex(")") + 2:].split()
+        words = _read("/proc/%s/cmdline" % pid).replace("\0", " ").strip()
+        found.add(("process %s started at %s" % (pid, fields[19]), "%s %s" % (fields[0] if fields[0] == "Z" else "", words or name)))
+        for kind in ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"):
+            try:
+                spaces.add(("namespace " + os.readlink("/proc/%s/ns/%s" % (pid, kind)), "of a process"))
+            except OSError:
+                pass
+    return found, spaces
+
+
+def cgroups():
+    """Every cgroup in every hierarchy."""
+    return {("cgroup " + where, "") for where, names, files in os.walk("/sys/fs/cgroup") if "cgroup.procs" in files}
+
+
+def interfaces():
+    return {("interface " + line.split(":")[0].strip(), "") for line in _read("/proc/net/dev").splitlines()[2:]}
+
+
+def files():
+    """Files below the run-time paths, on whichever mount they are; the content of overlays is not ours to list."""
+    found = set()
+    for top in FILES:
+        for where, names, plain in os.walk(top):
+            if re.match(r"/run/bulkhead/mnt/[^/]+$", where):
+                names[:] = []
+                continue
+            for name in names + plain:
+                found.add(("file %s/%s" % (where, name), ""))
+    return found
+
+
+def descriptors():
+    """What this process holds open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(("descriptor " + name, os.readlink("/proc/self/fd/" + name)))
+        except OSError:
+            pass
+    return found
+
+
+class Snapshot:
+    """The state of the machine at one moment."""
+
+    def __init__(self):
+        alive, spaces = processes()
+        self.things = mounts() | alive | spaces | cgroups() | interfaces() | files() | descriptors()
+
+    def difference(self, later):
+        """What LATER has more, and what it has less, as lines; processes and namespaces may end."""
+        more = ["more: %s %s" % thing for thing in sorted(later.things - self.things) if not PLACES.match(thing[0])]
+        less = ["less: %s %s" % thing for thing in sorted(self.things - later.things)
+                if not thing[0].startswith(("process ", "namespace ", "descriptor ")) and not PLACES.match(thing[0])]
+        return more + less
+
+    def settled(self, patience=5.0):
+        """The difference to now. The kernel finishes some ends on its own time, so it is looked at again for a while."""
+        end = time.monotonic() + patience
+        pause = 0.005
+        while True:
+            lines = self.difference(Snapshot())
+            if not lines or time.monotonic() > end:
+                return lines
+            time.sleep(pause)
+            pause = min(pause * 2, 0.5)
