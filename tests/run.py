@@ -1,0 +1,185 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run the stages of the tests and count: ``tests/run.py [STAGE...]``, without a stage all that belong to `make test`.
+
+A stage is a function that yields (name, passed, failed) for each thing that it ran. All stages run, whatever the others
+say; the last line is the sum. What a stage prints goes to the screen when it was asked for by name, and otherwise to
+build/log/STAGE.txt, which is shown when it failed. The Makefile sets what Ansible needs in the environment.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+ROOT = os.path.dirname(HERE)
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
+import tree  # noqa: E402  pylint: disable=wrong-import-position
+
+BIN = os.path.join(ROOT, ".venv", "bin")
+ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
+LIMIT = 1800  # seconds for one command
+
+
+def search_path():
+    """PATH with .venv first, and pyenv's Pythons themselves: its shims fail for those that are not selected."""
+    folders = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").split(":")
+    pythons = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin")))
+    return ":".join([BIN] + [folder for folder in folders if not folder.endswith("/.pyenv/shims")] + pythons)
+
+
+class Runner:
+    """Runs the commands of one stage, each in a session of its own, their output to one place."""
+
+    def __init__(self, stage, shown):
+        self.log = os.path.join(ROOT, "build", "log", stage + ".txt")
+        self.out = None if shown else open(self.log, "w", encoding="utf-8")  # pylint: disable=consider-using-with
+        self.env = dict(os.environ, PATH=search_path())
+        for name in [name for name in self.env if name.startswith(("PYTHON", "VIRTUAL_ENV", "GIT_"))]:
+            del self.env[name]
+
+    def run(self, argv, cwd=tree.COPY, **env):
+        """Return (exit status, output); the output has been shown or logged."""
+        self.say("$ " + " ".join(argv))
+        child = subprocess.Popen(
+            argv, cwd=cwd, env=dict(self.env, **env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        )
+        signal.signal(signal.SIGALRM, lambda *dummy: os.killpg(child.pid, signal.SIGKILL))
+        signal.alarm(LIMIT)
+        lines = []
+        for line in child.stdout:
+            lines.append(line)
+            self.say(line.rstrip("\n"))
+        status = child.wait()
+        signal.alarm(0)
+        self.say("exit status %d" % status)
+        return status, "".join(lines)
+
+    def say(self, line):
+        print(line, file=self.out, flush=True)
+
+
+def sanity(runner):
+    status, text = runner.run(["ansible-test", "sanity", "--color", "no", "--requirements"])
+    ran = len(re.findall(r'^Running sanity test "', text, re.M))
+    bad = re.search(r"^FATAL: The (\d+) sanity test\(s\) listed below", text, re.M)
+    failed = int(bad.group(1)) if bad else int(status != 0)
+    yield "ansible-test sanity", max(ran - failed, 0), failed
+
+
+def lint(runner):
+    for argv in (
+        ["ansible-lint", "--nocolor"],
+        ["antsibull-docs", "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", "."],
+        ["antsibull-changelog", "lint"],
+        ["antsibull-changelog", "lint-changelog-yaml", "changelogs/changelog.yaml"],
+    ):
+        status = runner.run(argv)[0]
+        yield argv[0], int(status == 0), int(status != 0)
+
+
+def pytest(runner, folder, before=(), **env):
+    report = os.path.join(ROOT, "build", "log", folder + ".xml")
+    if os.path.exists(report):
+        os.unlink(report)
+    argv = ["pytest", "-q", "-p", "no:cacheprovider", "--junitxml", report, "tests/" + folder]
+    status = runner.run([*before, *argv], **env)[0]
+    passed = failed = 0
+    if os.path.exists(report):
+        for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+            failed += int(suite.get("failures")) + int(suite.get("errors"))
+            passed += int(suite.get("tests")) - int(suite.get("skipped"))
+        passed = max(passed - failed, 0)
+    yield "pytest tests/" + folder, passed, failed or int(status != 0)
+
+
+def unit(runner):
+    yield from pytest(runner, "unit")
+
+
+def system(runner):
+    yield from pytest(runner, "system", ALONE)
+
+
+def torture(runner):
+    # All points when asked for by name; `make test` takes a sample with a fixed seed.
+    yield from pytest(runner, "torture", ALONE, BULKHEAD_TORTURE="all" if runner.out is None else "sample")
+
+
+def integration(runner):
+    for name in sorted(os.listdir(os.path.join(tree.COPY, "tests", "integration", "targets"))):
+        if name.startswith(("setup_", "prepare_")):
+            continue  # only what other targets depend on
+        argv = ["ansible-test", "integration", "--color", "no", "--allow-destructive", "--allow-root", name]
+        status = runner.run([*ALONE, *argv])[0]
+        yield name, int(status == 0), int(status != 0)
+
+
+def molecule(runner):
+    top = os.path.join(tree.COPY, "extensions", "molecule")
+    for name in sorted(os.listdir(top)):
+        if os.path.isfile(os.path.join(top, name, "molecule.yml")):
+            status = runner.run([*ALONE, "molecule", "test", "--scenario-name", name], cwd=os.path.dirname(top))[0]
+            yield "molecule " + name, int(status == 0), int(status != 0)
+
+
+def bench(runner):
+    status = runner.run(["python", "tests/bench/run.py"], cwd=ROOT)[0]
+    yield "bench", int(status == 0), int(status != 0)
+
+
+# name: (function, the folder without which there is nothing to run)
+STAGES = {
+    "sanity": (sanity, "."), "lint": (lint, "."), "unit": (unit, "tests/unit"),
+    "integration": (integration, "tests/integration/targets"), "system": (system, "tests/system"),
+    "molecule": (molecule, "extensions/molecule"), "torture": (torture, "tests/torture"), "bench": (bench, "tests/bench"),
+}
+TEST = ["lint", "unit", "sanity", "integration", "system", "molecule", "torture"]  # cheap first
+
+
+def main():
+    names = sys.argv[1:] or TEST
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        sys.exit("Cannot run %s: no such stage. Choose from %s." % (", ".join(unknown), ", ".join(STAGES)))
+    os.makedirs(os.path.join(ROOT, "build", "log"), exist_ok=True)
+    tree.sync()
+    rows = []
+    for name in names:
+        start, results = time.monotonic(), []
+        runner = Runner(name, shown=bool(sys.argv[1:]))
+        function, folder = STAGES[name]
+        if os.path.isdir(os.path.join(tree.COPY, folder)):
+            results = list(function(runner)) or [("nothing was run", 0, 1)]
+            if not any(passed + failed for dummy, passed, failed in results):
+                results = [("nothing was run", 0, 1)]
+        passed, failed = sum(row[1] for row in results), sum(row[2] for row in results)
+        rows.append((name, passed, failed, time.monotonic() - start))
+        if runner.out is not None:
+            runner.out.close()
+            if failed:
+                with open(runner.log, encoding="utf-8") as log:
+                    print(log.read())
+            print("%-12s %d passed, %d failed" % (name + ":", passed, failed), flush=True)
+        for what in [row[0] for row in results if row[2]]:
+            print("FAILED: %s: %s" % (name, what), flush=True)
+    print("\n%-12s %8s %8s %8s" % ("stage", "passed", "failed", "seconds"))
+    for row in rows:
+        print("%-12s %8d %8d %8.1f" % row)
+    passed, failed = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    print("\n%d passed, %d failed" % (passed, failed), flush=True)
+    return failed > 0 or passed == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
