@@ -30,7 +30,7 @@ def run(resource, argument_spec, **rules):
         if outcome.errors:
             failed = [dict(name=plan.key, msg=plan.error.message, **plan.error.keys) for plan in outcome.errors]
             module.fail_json(msg=failed[0]["msg"] if len(failed) == 1 else "Cannot converge %d of %d: %s" % (
-                len(failed), len(outcome.plans), " ".join(each["msg"] for each in failed)), failed=failed, **result)
+                len(failed), len(outcome.plans), " ".join(each["msg"] for each in failed)), failed_items=failed, **result)
         module.exit_json(**result)
 
 

@@ -55,7 +55,8 @@ class Files:
                 raise OSError(28, "No space left on device", str(path))
             path.write_text(spec.text)
 
-        plan.add("prepare %s" % spec.key, lambda: (self.root / ("." + spec.key)).touch(), lambda: (self.root / ("." + spec.key)).unlink())
+        mark = self.root / ("." + spec.key)
+        plan.add("prepare %s" % spec.key, mark.touch, mark.unlink)
         plan.add("write %s" % spec.key, write, path.unlink)
 
 

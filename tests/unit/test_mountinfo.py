@@ -47,7 +47,8 @@ def test_the_top_is_what_a_walk_reaches_and_not_the_last_line():
     assert [mount.id for mount in table.below("/mnt/x")] == [25]
 
 
-@pytest.mark.parametrize("escaped, plain", [("a", "a"), ("a\\040b", "a b"), ("\\134", "\\"), ("\\011\\012", "\t\n"), ("\\9", "\\9"), ("\\", "\\"), ("\\04", "\\04")])
+@pytest.mark.parametrize("escaped, plain", [
+    ("a", "a"), ("a\\040b", "a b"), ("\\134", "\\"), ("\\011\\012", "\t\n"), ("\\9", "\\9"), ("\\", "\\"), ("\\04", "\\04")])
 def test_unescape(escaped, plain):
     assert mountinfo.unescape(escaped) == plain
 

@@ -44,6 +44,7 @@ def converge(host, resource, options, check=False):
     specs = resource.parse(options, "", problems)
     problems.raise_if_any()
     many = isinstance(specs, list)
+    host.check = check
     if check:
         return Outcome(_plan(host, resource, specs if many else [specs], many))
     with Lock(host.lock, resource.NOUN):
