@@ -173,14 +173,14 @@ def _enter(directory, name):
         if not _missing_openat2(exc):
             raise
     fd = os.open(name, _DIRECTORY, dir_fd=directory)
-    if _mount_id(fd) != _mount_id(directory):
+    if mount_id(fd) != mount_id(directory):
         os.close(fd)
         raise _error(errno.EXDEV, name)
     return fd
 
 
-def _mount_id(fd):
-    with open("/proc/self/fdinfo/%d" % fd, encoding="ascii") as info:
+def mount_id(fd, proc="/proc"):
+    with open("%s/self/fdinfo/%d" % (proc, fd), encoding="ascii") as info:
         for line in info:
             if line.startswith("mnt_id:"):
                 return int(line[7:])

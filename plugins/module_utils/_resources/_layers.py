@@ -1,0 +1,267 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The directories that an overlay is made of: are they fit for it, who else uses them, and making and removing them."""
+
+from __future__ import annotations
+
+import os
+
+from .._kernel import holders, overlayfs, syscalls, trees
+from .._model.errors import BulkheadError, reason
+
+_NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "exfat", "squashfs", "erofs", "iso9660", "proc", "sysfs", "cgroup", "cgroup2", "9p", "ceph")
+DISCARDED = ".bulkhead-discarded"  # suffix of an upper or work that a reset has replaced and not yet removed
+
+
+def known(host):
+    """The defaults of the overlay driver, once per run."""
+    return host.cached("overlay defaults", lambda: overlayfs.defaults(host.sys))
+
+
+def short_links(host):
+    return host.state + "/links"
+
+
+def stage(host):
+    return host.state + "/mntns/.overlay"
+
+
+def read(host, mount):
+    """The Layers of a Mount, with full names."""
+    return overlayfs.full_names(overlayfs.parse(mount.super_options, known(host)), short_links(host))
+
+
+def identity(path):
+    """[st_dev, st_ino], or None when there is nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino]
+
+
+def identities(layers):
+    return {path: identity(path) for path in layers.lower + layers.data + [layers.upper, layers.work] if path}
+
+
+def refusal(what, why, advice):
+    return BulkheadError("Cannot mount overlay %s: %s. %s." % (what, why, advice))
+
+
+def check(host, what, layers, replaced=(), reset=False):
+    """Refuse layers that the kernel would refuse, or, worse, would take with undefined behaviour.
+
+    ``what`` names the overlay; ``replaced`` are the MAJOR:MINOR of overlays that go away before this one is made.
+    """
+    promised = getattr(host, "check", False)
+    seen = {}
+    for path in layers.lower + layers.data:
+        try:
+            if not os.path.isdir(path):
+                os.stat(path)
+                raise refusal(what, "the layer %s is not a directory" % path, "Give a directory")
+        except OSError as exc:
+            if promised and isinstance(exc, FileNotFoundError):
+                host.warn("The layer %s does not exist yet; an earlier task is expected to make it." % path)
+                continue
+            raise refusal(what, "the layer %s cannot be used: %s" % (path, reason(exc).split(" (")[0]), "Make it first")
+        real = os.path.realpath(path)
+        for other, name in seen.items():
+            if _within(real, other) or _within(other, real):
+                raise refusal(what, "the layers %s and %s are one inside the other" % (name, path), "Give separate directories")
+        seen[real] = path
+        _depth(host, what, path, real)
+    if layers.upper:
+        _check_upper(host, what, layers, seen, reset)
+        _check_use(host, what, layers, replaced)
+
+
+def _within(path, parent):
+    return (path + "/").startswith(parent.rstrip("/") + "/")
+
+
+def _depth(host, what, path, real):
+    mount = host.mounts().holder(real)
+    if mount is None or mount.fstype != "overlay":
+        return
+    for below in read(host, mount).lower:
+        under = host.mounts().holder(os.path.realpath(below))
+        if under is not None and under.fstype == "overlay":
+            raise refusal(what, "the layer %s is an overlay over an overlay, and the kernel stacks two at most" % path,
+                          "Use its layers instead")
+
+
+def _check_upper(host, what, layers, lowers, reset):
+    mounts = []
+    for path in (layers.upper, layers.work):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise refusal(what, "%s is not a directory" % path, "Remove it or name another")
+        parent = path if os.path.isdir(path) else os.path.dirname(path)
+        if not os.path.isdir(parent) and not ours(host, path):
+            raise refusal(what, "there is no directory %s to make %s in" % (parent, os.path.basename(path)), "Make it first")
+        real = os.path.realpath(path)
+        for lower, name in lowers.items():
+            if _within(real, lower) or _within(lower, real):
+                raise refusal(what, "%s and the layer %s are one inside the other" % (path, name), "Give separate directories")
+        mounts.append(host.mounts().holder(real))
+    first, second = mounts
+    if _within(os.path.realpath(layers.upper), os.path.realpath(layers.work)) or \
+            _within(os.path.realpath(layers.work), os.path.realpath(layers.upper)):
+        raise refusal(what, "upper and work are one inside the other", "Give separate directories")
+    if first is not None and second is not None:
+        # Ours below /var/lib/bulkhead may get a mount of their own between now and then, both the same.
+        if first.id != second.id:
+            raise refusal(what, "upper %s and work %s are on different mounts" % (layers.upper, layers.work),
+                          "Put both on one file system")
+        if first.fstype in _NO_UPPER:
+            raise refusal(what, "upper %s is on %s, which cannot hold one" % (layers.upper, first.fstype),
+                          "Put it on a local file system such as ext4, xfs or tmpfs")
+        if "ro" in first.options or first.super_options.split(",")[0] == "ro":
+            raise refusal(what, "upper %s is on a read-only mount" % layers.upper, "Put it where it can be written")
+    if reset:
+        return
+    mark = overlayfs.volatile_leftover(layers.work)
+    if mark:
+        raise refusal(what, "its upper was in use with volatile and may be torn (%s)" % mark, "Discard it with reset: true")
+    try:
+        strange = sorted(set(os.listdir(layers.work)) - {"work", "index"})
+    except FileNotFoundError:
+        strange = []
+    if strange:
+        raise refusal(what, "the work directory %s is not empty (%r)" % (layers.work, strange[0]), "Name an empty directory")
+
+
+def overlays(host):
+    """[(who, Mount, Layers)] of all overlays in all mount namespaces, once per run."""
+    def scan():
+        pins = host.state + "/mntns"
+        names = [name for name in _list(pins) if not name.startswith(".")]
+        return [(who, mount, read(host, mount)) for who, table in holders.tables(host.proc, ["%s/%s" % (pins, name) for name in names])
+                for mount in table.mounts if mount.fstype == "overlay"]
+    return host.cached("overlays", scan)
+
+
+def _list(path):
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _check_use(host, what, layers, replaced):
+    mine = {path: identity(path) for path in (layers.upper, layers.work)}
+    planned = host.cached("planned uppers", dict)
+    for path, found in mine.items():
+        key = tuple(found) if found else os.path.realpath(path)
+        if planned.setdefault(key, what) != what:
+            raise refusal(what, "%s is also that of the overlay %s in this run" % (path, planned[key]), "Give each overlay its own")
+    lower = [(path, identity(path)) for path in layers.lower + layers.data]
+    for who, mount, other in overlays(host):
+        if not other.upper or mount.device in replaced:
+            continue
+        for path in (other.upper, other.work):
+            there = _seen_by(host, who, path)
+            used = [name for name, found in mine.items() if name == path or (found is not None and found in there)]
+            used += ["the layer " + name for name, found in lower if found is not None and found in there]
+            if used:
+                raise refusal(what, "%s is in use as upper or work of the overlay on %s (%s)" % (used[0], mount.target, _who(host, who)),
+                              "Unmount that one, or name another directory")
+
+
+def _seen_by(host, who, path):
+    """What an upper's name means: to us, and to the process whose mount table shows it."""
+    found = [identity(path)]
+    if isinstance(who, int):
+        found.append(identity("%s/%d/root%s" % (host.proc, who, path)))
+    return found
+
+
+def _who(host, who):
+    return "process %d, %s" % (who, holders.command(host.proc, who)) if isinstance(who, int) else "pinned by %s" % who
+
+
+def ours(host, path):
+    """Below our own /var/lib/bulkhead, where missing parents are made and empty directories are removed."""
+    return path.startswith(host.lib + "/") or path.startswith(host.state + "/")
+
+
+def plan_directories(host, layers, plan):
+    """Steps that make a missing upper and work."""
+    for path in (layers.upper, layers.work) if layers.upper else ():
+        if not os.path.isdir(path):
+            plan.add("make directory %s" % path, lambda path=path: make(path), lambda path=path: os.rmdir(path))
+
+
+def make(path):
+    os.makedirs(path, mode=0o755, exist_ok=True)
+
+
+def set_aside(path):
+    """Give a directory up in one rename, with an empty one of the same mode and owner in its place. Returns the old one's new name."""
+    aside = path + DISCARDED
+    if os.path.lexists(aside):
+        discard(aside)
+    found = os.stat(path)
+    os.rename(path, aside)
+    os.mkdir(path, 0o700)
+    os.chown(path, found.st_uid, found.st_gid)
+    os.chmod(path, found.st_mode & 0o7777)
+    return aside
+
+
+def put_back(path):
+    """Undo set_aside()."""
+    aside = path + DISCARDED
+    if os.path.lexists(aside):
+        os.rmdir(path)
+        os.rename(aside, path)
+
+
+def discard(path):
+    """Remove a directory with everything in it; no error when it is not there."""
+    parent = os.open(os.path.dirname(path), syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        trees.remove_tree(parent, os.path.basename(path))
+    finally:
+        os.close(parent)
+
+
+def leftovers(paths):
+    """What a reset that was killed has left."""
+    return [path + DISCARDED for path in paths if path and os.path.lexists(path + DISCARDED)]
+
+
+def has_data(upper):
+    """Does a directory exist and hold more than mount points?"""
+    try:
+        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return trees.has_data(fd)
+    finally:
+        os.close(fd)
+
+
+def plan_removal(host, upper, work, remove_data, plan):
+    """Steps that remove upper and work: with data only when told to, elsewhere than below our own directory likewise."""
+    for path in leftovers((upper, work)):
+        plan.add("remove %s" % path, lambda path=path: discard(path))
+    if not upper or not (remove_data or (ours(host, upper) and not has_data(upper))):
+        return
+    for path in (upper, work):
+        if path and os.path.isdir(path) and (remove_data or ours(host, path)):
+            plan.add("remove %s" % path, lambda path=path: _remove(host, path))
+            plan.differ("upper" if path == upper else "work", path, None)
+
+
+def _remove(host, path):
+    discard(path)
+    parent = os.path.dirname(path)
+    if ours(host, parent) and parent != host.lib + "/uppers":
+        try:
+            os.rmdir(parent)  # uppers/NAME, when it is empty
+        except OSError:
+            return
