@@ -1,0 +1,119 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What kernel, tools and privileges of a host allow, in plain words: read only, and before anything is installed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from .._kernel import cgroupfs
+
+NOUN = "host"
+# The bits of capabilities(7) without which nothing here works, and what the others are good for.
+NEEDED = {"chown": 0, "dac_override": 1, "fowner": 3, "kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_admin": 12,
+          "sys_chroot": 18, "sys_admin": 21, "mknod": 27}
+USEFUL = {"sys_ptrace": (19, "the namespaces of other users' processes cannot be read"),
+          "sys_resource": (24, "hard rlimits cannot be raised and oom_score_adj cannot be lowered"),
+          "sys_time": (25, "the clock offsets of a time namespace cannot be set")}
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+OPTIONAL = ("time", "user")
+LIMITS = {"cpu": "cpu_*", "memory": "memory_*", "pids": "pids_max", "io": "io_*", "cpuset": "cpuset_*"}
+TOOLS = {"runsvdir": "runit", "runsv": "runit", "sv": "runit", "svlogd": "runit", "tini": "tini",
+         "nsenter": "util-linux"}
+PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+
+def info(host, params):
+    """The answer of host_info."""
+    return {"host": survey(host)}
+
+
+def survey(host):
+    """Facts, what is missing (`problems`: nothing works until it is mended) and what is limited (`limits`: it works without)."""
+    kernel = os.uname().release
+    spaces = [kind for kind in NAMESPACES if os.path.exists("%s/self/ns/%s" % (host.proc, kind)) and _allowed(host, kind)]
+    overlay = has_overlay(host, kernel)
+    effective = _capabilities(host)
+    trees = host.cgroups()
+    tools = {name: which(name) for name in TOOLS}
+    library = _loads("libseccomp.so.2")
+    problems, limits = [], []
+    if host.systemd:
+        problems.append("Its init is systemd, which this release does not drive yet: use a host with runit or without a service manager.")
+    if _version(kernel) < (5, 2):
+        problems.append("Linux %s is too old: this release needs Linux 5.2 or newer." % kernel)
+    elif _version(kernel) < (5, 14):
+        limits.append("Linux %s has no cgroup.kill (5.14), so a cgroup is emptied by signals." % kernel)
+    lacking = sorted(name for name, bit in NEEDED.items() if not effective >> bit & 1)
+    if lacking:
+        problems.append("Root lacks the capabilities %s here: run on the machine itself or in a privileged container." % ", ".join(lacking))
+    limits += ["Root lacks the capability %s: %s." % (name, text) for name, (bit, text) in sorted(USEFUL.items()) if not effective >> bit & 1]
+    for kind in NAMESPACES:
+        if kind not in spaces:
+            text = "There are no %s namespaces: the kernel has none, or user.max_%s_namespaces is 0." % (kind, kind)
+            (limits if kind in OPTIONAL else problems).append(text)
+    if not overlay:
+        problems.append("There is no overlay file system: load the module overlay, or use a kernel that has it.")
+    if trees.mode == "none":
+        problems.append("No cgroup tree is mounted at %s: mount one (cgroup2)." % host.cgroup)
+    else:
+        limits += ["No cgroup hierarchy has the controller %s: %s cannot be used." % (name, LIMITS[name])
+                   for name in sorted(LIMITS) if trees.home(name) is None]
+    missing = sorted({TOOLS[name] for name, path in tools.items() if path is None} | ({"libseccomp"} if not library else set()))
+    return {
+        "kernel": kernel, "init": _init(host), "cgroup_mode": trees.mode,
+        "controllers": sorted(name for name in LIMITS if trees.home(name) is not None),
+        "namespaces": spaces, "overlay": overlay, "tools": tools, "libseccomp": library, "missing_tools": missing,
+        "problems": problems, "limits": limits,
+    }
+
+
+def has_overlay(host, kernel):
+    """Is overlayfs there, loaded or to be loaded by the kernel when it is first mounted? Asking by mounting would load it."""
+    if "\toverlay\n" in cgroupfs.read(host.proc + "/filesystems"):
+        return True
+    lists = ("/lib/modules/%s/modules.dep" % kernel, "/lib/modules/%s/modules.builtin" % kernel)
+    return any("/overlay.ko" in cgroupfs.read(path) for path in lists)
+
+
+def which(name):
+    """The path of a program of the host, or None."""
+    for directory in PATH:
+        path = "%s/%s" % (directory, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _allowed(host, kind):
+    return cgroupfs.read("%s/sys/user/max_%s_namespaces" % (host.proc, kind), "1").strip() != "0"
+
+
+def _capabilities(host):
+    for line in cgroupfs.read(host.proc + "/self/status").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _init(host):
+    """The name of process 1; systemd where sd_booted(3) says so."""
+    return "systemd" if host.systemd else cgroupfs.read(host.proc + "/1/comm").strip() or None
+
+
+def _loads(library):
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _version(release):
+    numbers = []
+    for part in release.split("-")[0].split(".")[:2]:
+        numbers.append(int(part) if part.isdigit() else 0)
+    return tuple(numbers)
