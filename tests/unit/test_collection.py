@@ -1,0 +1,52 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the parts of the collection say of each other is so: action group, readmes of the roles, their defaults."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import yaml
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+def load(*path):
+    with open(os.path.join(ROOT, *path), encoding="utf-8") as text:
+        return yaml.safe_load(text)
+
+
+def names(*path):
+    folder = os.path.join(ROOT, *path)
+    return sorted(name for name in os.listdir(folder) if name[0] not in "_.") if os.path.isdir(folder) else []
+
+
+def modules():
+    return [name[: -len(".py")] for name in names("plugins", "modules") if name.endswith(".py")]
+
+
+def test_action_group_is_all_modules():
+    assert list(load("meta", "runtime.yml")["action_groups"]) == ["bulkhead"]
+    assert sorted(load("meta", "runtime.yml")["action_groups"]["bulkhead"]) == modules()
+
+
+@pytest.mark.parametrize("name", modules())
+def test_readme_lists_module(name):
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as text:
+        assert "`%s`" % name in text.read()
+
+
+@pytest.mark.parametrize("role", names("roles"))
+def test_role(role):
+    assert os.path.isfile(os.path.join(ROOT, "roles", role, "README.md"))
+    specs = load("roles", role, "meta", "argument_specs.yml")["argument_specs"]
+    declared = {}
+    for entry in specs.values():
+        declared.update({name: option["default"] for name, option in entry["options"].items() if "default" in option})
+    defaults = load("roles", role, "defaults", "main.yml") or {}
+    assert declared == defaults
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as text:
+        assert "roles/%s/README.md" % role in text.read()
