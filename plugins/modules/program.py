@@ -75,14 +75,14 @@ restart_required:
 """
 
 from ansible_collections.bulkhead.isolation.plugins.module_utils._adapter import run
+from ansible_collections.bulkhead.isolation.plugins.module_utils._program import install
 from ansible_collections.bulkhead.isolation.plugins.module_utils._program import main as _main  # noqa: F401, pylint: disable=unused-import
-from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import program
 
-# The program is made of what this module was sent with: importing its main brings all that it needs.
+# The program is made of what this module was sent with, and importing its main brings all that it needs.
 
 
 def main():
-    run(program, dict(
+    run(install, dict(
         path=dict(type="path", default="/usr/local/bin/bulkhead"),
         interpreter=dict(type="path"),
         state=dict(type="str", choices=["present", "absent"], default="present"),

@@ -11,7 +11,6 @@ import sys
 
 from .._engine.host import Host
 from .._model.errors import BulkheadError
-from .._resources import program  # noqa: F401  pylint: disable=unused-import
 from . import command
 
 USAGE = """usage: bulkhead VERB

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The program `bulkhead` on the host: one executable file, compared byte by byte."""
+"""The program `bulkhead` as an object on the host, for the module `program`: one executable file, compared byte by byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 
 from .._model import values
 from .._model.errors import BulkheadError
-from .._program import archive
+from . import archive
 
 NOUN = "program"
 OLDEST = (3, 9)
