@@ -1,0 +1,419 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One cgroup: what the kernel has against what is declared, and the steps between them."""
+
+from __future__ import annotations
+
+import os
+
+from .._kernel.cgroupfs import UNIFIED, read, write
+from .._model.cgroup import CgroupSpec
+from .._model.errors import BulkheadError
+from .._model.limits import MAX, MEMSW, TABLE, hugetlb
+
+NOUN = "cgroup"
+# option: (cgroup2 file, v1 file) of the present usage, below which a limit is not set by mistake
+USAGE = {"memory_max": ("memory.current", "memory.usage_in_bytes"), "pids_max": ("pids.current", "pids.current"),
+         "memory_swap_max": ("memory.swap.current", None)}
+
+
+def parse(options, path, problems):
+    return CgroupSpec.from_options(options, path, problems)
+
+
+def plan(host, spec, plan):
+    """The steps for one Spec. Everything that can be refused is refused here, before the first of them."""
+    trees = host.cgroups()
+    if trees.mode == "none":
+        raise BulkheadError("Cannot manage cgroup %s: no cgroup hierarchy is mounted below %s. Mount cgroup2 there." % (spec.name, host.cgroup))
+    found = trees.exists(spec.name)
+    own = not found or owned(host, spec.name, found)
+    if spec.state == "absent":
+        from ._cgroup_acts import plan_absent
+
+        plan_absent(host, trees, spec, plan, found)
+    else:
+        _Present(host, trees, spec, plan, found, own).plan_all()
+    if not own and not spec.force and plan.steps:
+        raise BulkheadError("Cannot %s: cgroup %s was not made by Bulkhead. Set force: true to do it all the same." % (
+            plan.steps[0].name, spec.name))
+
+
+def owned(host, name, found):
+    """Is what exists what we made? A directory made anew by somebody else has another inode."""
+    claim = host.claims.read(NOUN, name)
+    identity = claim.get("identity") if claim else None
+    return claim is not None and (identity is None or all(identity.get(key) == pair for key, pair in found.items()))
+
+
+class _Present:
+    """The plan of a cgroup that is to be there."""
+
+    def __init__(self, host, trees, spec, plan, found, own):
+        self.host, self.trees, self.spec, self.plan, self.found, self.own = host, trees, spec, plan, found, own
+        self.name = spec.name
+        self.refused, self.changes = [], []
+
+    def plan_all(self):
+        settings = self._with_defaults(dict(self.spec.settings))
+        homes = {key: self._home(limit) for key, (limit, value) in settings.items()}
+        self._refuse_others()
+        if self.refused:
+            raise BulkheadError("Cannot set up cgroup %s: %s. Remove what this host cannot do." % (self.name, "; ".join(self.refused)),
+                                errors=self.refused)
+        if self.own or self.spec.force:
+            needed = self.trees.keys(homes.values())
+        else:  # of a foreign one only what is declared counts
+            needed = sorted(set(homes.values()))
+        missing = [key for key in needed if key not in self.found]
+        for key, (limit, value) in settings.items():
+            self._compare(key, limit, value, homes[key])
+        if missing:
+            self._create(missing)
+        self._enable(sorted({limit.controller for key, (limit, value) in settings.items()
+                             if homes[key] == UNIFIED and limit.controller != "cgroup"}))
+        if self.spec.frozen is False:
+            self._freeze()
+        for step in self._ordered():
+            self.plan.add(*step)
+        if self.spec.delegate or self.spec.processes or self.spec.reclaim:
+            from . import _cgroup_acts
+
+            _cgroup_acts.plan(self)
+        if self.spec.frozen:
+            self._freeze()
+        if not self.spec.exact and (self.own or self.spec.force):
+            self.plan.record(NOUN, self.name, self.spec.options, merge=True)
+
+    # -- where each option is, and what cannot be
+
+    def _with_defaults(self, settings):
+        """Options that the composite dropped go back to the kernel's default, where there is something to reset."""
+        for option in self.spec.reset if self.found else ():
+            if option in TABLE and option not in settings and option != "type" and self.trees.home(TABLE[option].controller):
+                limit = TABLE[option]
+                settings[option] = (limit, {} if limit.keyed else limit.default)
+            elif option == "hugetlb" and self.trees.home("hugetlb") in self.found:
+                for size in page_sizes(self.host):
+                    for word in ("max", "rsvd_max"):
+                        limit = hugetlb(size, word)
+                        settings.setdefault(limit.option, (limit, limit.default))
+        return settings
+
+    def _home(self, limit):
+        home = self.trees.home(limit.controller)
+        if home is None and limit.controller == "cgroup":
+            self.refused.append("%s needs cgroup v2 alone, and this host is %s" % (limit.option, self.trees.mode))
+        elif home is None:
+            self.refused.append("%s needs the controller %s, which this host's cgroups do not have" % (limit.option, limit.controller))
+        elif home != UNIFIED and limit.v1 is None:
+            self.refused.append("%s has no equivalent in cgroup v1, where this host has the controller %s" % (limit.option, limit.controller))
+        else:
+            for file in (limit.file,) if home == UNIFIED else limit.v1[1]:
+                if _lacks(self.trees, self.name, home, limit.controller, file):
+                    self.refused.append("%s needs %s, which this kernel does not have" % (limit.option, file))
+                    break
+        return home
+
+    def _refuse_others(self):
+        if self.spec.frozen is not None and not self.trees.freezable():
+            self.refused.append("frozen needs the v1 controller freezer or cgroup v2 alone")
+        if self.spec.delegate and self.trees.mode != "unified":
+            self.refused.append("delegate has no equivalent in cgroup v1, where handing over a cgroup is not safe")
+        if self.spec.reclaim is not None and self.trees.home("memory") != UNIFIED:
+            self.refused.append("memory_reclaim has no equivalent in cgroup v1")
+
+    # -- limits
+
+    def _texts(self, limit, home):
+        """{file: text} as it is now, or None while there is no such directory or file."""
+        if home not in self.found:
+            return None
+        directory = self.trees.path(self.name, home)
+        texts = {file: read("%s/%s" % (directory, file), None) for file in ((limit.file,) if home == UNIFIED else limit.v1[1])}
+        return None if None in texts.values() else texts
+
+    def _current(self, limit, home):
+        texts = self._texts(limit, home)
+        if texts is None:
+            return None
+        return limit.read(texts[limit.file]) if home == UNIFIED else limit.v1[3](texts)
+
+    def _compare(self, key, limit, value, home):
+        if limit.kind == "devices":
+            value = self._by_number(value)
+        if home != UNIFIED and limit.controller == "memory":
+            self._memory_v1(key, value, home)
+            return
+        if home != UNIFIED and limit.controller == "cpuset" and value == "":
+            value = self._parents(home, limit)
+        now = self._current(limit, home)
+        if limit.option == "type":
+            self._type(value, now)
+            return
+        wanted = limit.settle(value)
+        if home != UNIFIED and not limit.keyed:  # what v1 can express of it
+            wanted = limit.v1[3](dict(limit.v1[2](wanted)))
+        if limit.keyed:
+            now, wanted = _declared_part(now or {}, wanted, limit.default, self.spec.exact)
+        if now == wanted and home in self.found:
+            return
+        self._check_usage(limit, wanted, now, home)
+        self.plan.differ(key, shown(limit, now) if home in self.found else None, shown(limit, wanted))
+        if limit.option == "cpuset_partition" and now and "invalid" in now:
+            self.plan.warn("cpuset.cpus.partition of %s is %s" % (self.name, now))
+        self._write(limit, home, wanted, now)
+
+    def _by_number(self, value):
+        from .._kernel.blockdev import NoDevice, whole_disk
+
+        found = {}
+        for word, item in value.items():
+            try:
+                found.setdefault(whole_disk(word, self.host.sys, self.host.mounts), {}).update(item)
+            except NoDevice as exc:
+                raise BulkheadError("Cannot limit the I/O of %s: %s." % (word, exc)) from exc
+        return found
+
+    def _write(self, limit, home, wanted, now):
+        old = {}
+        if now not in (None, {}) and not (limit.kind == "choice" and "invalid" in now):
+            for file, line in _lines(limit, home, now):
+                old.setdefault(file, []).append(line)
+        new = {}
+        for file, line in _lines(limit, home, wanted):
+            new.setdefault(file, []).append(line)
+        for file, lines in new.items():
+            if lines != old.get(file):
+                self._change(home, file, lines, old.get(file), "invalid" if limit.option == "cpuset_partition" else None)
+
+    def _change(self, home, file, lines, old, refusal=None):
+        path = "%s/%s" % (self.trees.path(self.name, home), file)
+        name = "set %s of %s" % (file, self.name)
+
+        def apply():
+            for line in lines:
+                write(path, line)
+            if refusal and refusal in read(path):
+                answer = read(path).strip()
+                for line in old or ["member"]:
+                    write(path, line)
+                raise BulkheadError("Cannot %s: the kernel took it as %s." % (name, answer))
+
+        def undo():
+            for line in old:
+                write(path, line)
+
+        self.changes.append((name, apply, undo if old and home in self.found else None))
+
+    def _ordered(self):
+        """The kernel refuses a quota below the burst, and a v1 quota above its period's share: what becomes smaller goes first."""
+        names = [change[0].split(" ")[1] for change in self.changes]
+        for first, second, option in (("cpu.max", "cpu.max.burst", "cpu_max_burst"), ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu_max_burst"),
+                                      ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu_max")):
+            if first in names and second in names:
+                before, after = self.plan.before[option], self.plan.after[option]
+                shrinks = before is not None and (before["period"] > after["period"] if option == "cpu_max" else before > after)
+                one, two = names.index(first), names.index(second)
+                if shrinks == (one < two):
+                    change = self.changes.pop(max(one, two))
+                    self.changes.insert(min(one, two), change)
+                    names.insert(min(one, two), names.pop(max(one, two)))
+        return self.changes
+
+    def _check_usage(self, limit, wanted, now, home):
+        if limit.option not in USAGE or wanted == MAX or home not in self.found or self.spec.allow_below_usage:
+            return
+        file = USAGE[limit.option][home != UNIFIED]
+        usage = int(read("%s/%s" % (self.trees.path(self.name, home), file), "0").strip() or 0) if file else 0
+        if wanted < usage and (now in (None, MAX) or wanted < now):
+            raise BulkheadError("Cannot set %s of cgroup %s to %d: it uses %d now. Free that first, or set allow_below_usage: true." % (
+                limit.option, self.name, wanted, usage), usage=usage)
+
+    def _memory_v1(self, key, value, home):
+        """v1 limits memory, and memory with swap: both files follow from both options, and the larger is written first."""
+        if key == "memory_swap_max" and "memory_max" in self.spec.settings:
+            return  # done with memory_max
+        both = TABLE["memory_max"], TABLE["memory_swap_max"]
+        size, together = (self._current(row, home) for row in both)
+        swap = MAX if MAX in (size, together) or None in (size, together) else together - size
+        values = {"memory_max": MAX if size is None else size, "memory_swap_max": swap}
+        declared = {name: row.settle(self.spec.value(name)) for name, row in zip(values, both) if name in self.spec.settings}
+        declared.setdefault(key, value)
+        values.update(declared)
+        wanted = values["memory_max"]
+        if wanted == MAX and declared.get("memory_swap_max", MAX) != MAX:
+            raise BulkheadError("Cannot set memory_swap_max of cgroup %s: cgroup v1 limits memory and swap together. "
+                                "Set memory_max too." % self.name)
+        sum_wanted = MAX if MAX in values.values() else wanted + values["memory_swap_max"]
+        for name, now in (("memory_max", size), ("memory_swap_max", swap if size is not None else None)):
+            if name in declared and (now != declared[name] or home not in self.found):
+                self._check_usage(TABLE[name], declared[name], now, home)
+                self.plan.differ(name, now, declared[name])
+        writes = [("memory.limit_in_bytes", size, wanted), (MEMSW, together, sum_wanted)]
+        if together is None and declared.get("memory_swap_max", MAX) == MAX:
+            del writes[1]  # new, or a kernel without swap accounting, where there is nothing to lift
+        elif _number(sum_wanted) > _number(together):
+            writes.reverse()
+        for file, now, then in writes:
+            if now != then:
+                self._change(home, file, [_v1(then)], [_v1(now)] if now is not None else None)
+
+    def _parents(self, home, limit):
+        """What the nearest ancestor that exists has: v1's meaning of an empty cpuset."""
+        parts = self.name.split("/")
+        for depth in range(len(parts) - 1, -1, -1):
+            text = read("%s/%s" % (self.trees.path("/".join(parts[:depth]), home), limit.file), None)
+            if text is not None:
+                return limit.read(text)
+        return ""
+
+    def _type(self, value, now):
+        threaded = now == "threaded"
+        if threaded and value != "threaded":
+            raise BulkheadError("Cannot make cgroup %s a domain: the kernel's way to threaded has no way back. Remove it and make it again." % self.name)
+        if value == "threaded" and not threaded:
+            self.plan.differ("type", now, value)
+            self._change(UNIFIED, "cgroup.type", [value], None)
+
+    # -- what is no limit
+
+    def _create(self, missing):
+        trees, name, claims = self.trees, self.name, self.host.claims
+        parts = name.split("/")
+        parents = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+        parents = [parent for parent in parents if not trees.exists(parent) or
+                   (claims.read(NOUN, parent) or {"identity": 0})["identity"] is None]
+        made = []
+
+        def apply():
+            for each in parents + [name]:
+                if self.own:
+                    claims.begin(NOUN, each)
+            made.extend(trees.make(name, missing))
+            for parent in parents:
+                claims.complete(NOUN, parent, dict(trees.exists(parent), parent=True))
+            if self.own:
+                claims.complete(NOUN, name, trees.exists(name))
+
+        def undo():
+            if not self.found:
+                trees.remove(name)
+            trees.unmake(made)
+            for each in parents if self.found else parents + [name]:
+                claims.drop(NOUN, each)
+
+        if not self.found:
+            self.plan.differ("state", "absent", "present")
+        self.plan.add("create cgroup %s" % name, apply, undo)
+
+    def _enable(self, controllers):
+        parts = self.name.split("/")
+        if not controllers or not any(self.trees.disabled("/".join(parts[:depth]), controllers) for depth in range(len(parts))):
+            return
+        name = "enable %s for %s" % (" ".join(controllers), self.name)
+
+        def apply():
+            try:
+                self.trees.enable(self.name, controllers)
+            except OSError as exc:
+                raise BulkheadError("Cannot %s: %s says %s. Move the processes that live in a parent of it into a cgroup of their own." % (
+                    name, exc.filename, exc.strerror)) from exc
+
+        self.plan.add(name, apply)
+
+    def _freeze(self):
+        on, trees, name = self.spec.frozen, self.trees, self.name
+        now = bool(self.found) and trees.frozen(name)
+        if now == on:
+            return
+        verb = "freeze" if on else "thaw"
+
+        def apply():
+            if not trees.freeze(name, on):
+                trees.freeze(name, not on, 0)
+                raise BulkheadError("Cannot %s cgroup %s: a process in it did not follow in time. Look for one in state D." % (verb, name))
+
+        self.plan.differ("frozen", now, on)
+        self.plan.add("%s %s" % (verb, name), apply, lambda: trees.freeze(name, not on))
+
+
+# -- helpers
+
+def _lines(limit, home, value):
+    return [(limit.file, line) for line in limit.lines(value)] if home == UNIFIED else limit.v1[2](value)
+
+
+def _declared_part(now, wanted, default, exact):
+    """Both sides of a keyed file, cut to what was declared; with ``exact`` what is there undeclared returns to the default."""
+    left, right = {}, {}
+    for key in list(wanted) + ([key for key in now if key not in wanted] if exact else []):
+        item = wanted.get(key, dict.fromkeys(now[key], default) if isinstance(now.get(key), dict) else default) if key not in wanted else wanted[key]
+        if isinstance(item, dict):
+            left[key] = {word: now.get(key, {}).get(word, default) for word in item}
+        else:
+            left[key] = now.get(key, default)
+        right[key] = item
+    return left, right
+
+
+def shown(limit, value):
+    """A normal value as results show it: devices as a list, as they are declared."""
+    if limit.kind == "devices" and value is not None:
+        return [dict(value[key], device=key) for key in sorted(value)]
+    return value
+
+
+def _number(value):
+    return float("inf") if value in (None, MAX) else value
+
+
+def _v1(value):
+    return "-1" if value == MAX else str(value)
+
+
+def page_sizes(host):
+    try:
+        names = os.listdir(host.sys + "/kernel/mm/hugepages")
+    except OSError:
+        return []
+    sizes = [int(name[len("hugepages-"):-2]) for name in names]
+    return ["%dGB" % (size >> 20) if size >= 1 << 20 else "%dMB" % (size >> 10) if size >= 1 << 10 else "%dKB" % size for size in sizes]
+
+
+def _lacks(trees, name, home, controller, file):
+    """Does this kernel lack a file? Known when a cgroup exists that has the controller; a first cgroup's is found out by writing."""
+    if home is None:
+        return False
+    names = [name.rsplit("/", depth)[0] for depth in range(name.count("/") + 1)]
+    for each in names:
+        path = trees.path(each, home)
+        if os.path.exists("%s/%s" % (path, file)):
+            return False
+        if os.path.isdir(path) and (home != UNIFIED or controller in read(path + "/cgroup.controllers").split()):
+            return True
+    return False
+
+
+# -- what the modules answer
+
+def show(host, name):
+    """The cgroup as the kernel has it, in normal values; None when it is absent."""
+    from ._cgroup_show import show as view
+
+    return view(host, name)
+
+
+def names(host):
+    """The cgroups that we made and that are there."""
+    return [name for name in host.claims.names(NOUN) if host.cgroups().exists(name)]
+
+
+def result(host, params, outcome):
+    return {"cgroup": show(host, params["name"]) or {"name": params["name"], "state": "absent"}}
+
+
+def info(host, params):
+    return {"cgroups": [found for found in (show(host, name) for name in params.get("name") or names(host)) if found]}
