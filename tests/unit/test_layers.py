@@ -58,7 +58,7 @@ def violations(path):
             theirs = name[len(OURS)]
             allowed = theirs in RANK and RANK[theirs] <= RANK[mine] and (mine, theirs) not in NEIGHBOURS
             if mine == "modules":
-                allowed = theirs in ("_adapter", "_resources", "_once")
+                allowed = theirs in ("_adapter", "_resources", "_program", "_once")
             if path.endswith("_program/enter.py"):
                 allowed = False
             if not allowed:
