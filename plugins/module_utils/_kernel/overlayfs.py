@@ -95,7 +95,8 @@ def same_option(key, declared, shown, known, upper):
     """Whether a declared value of an option is what the kernel shows.
 
     A read-only overlay shows ``follow`` as ``on``; xino is not shown at all when all layers are on one file system,
-    and ``uuid=auto`` becomes what it found.
+    ``uuid=auto`` becomes what it found, and ``null`` stands for
+    what cannot be had (off with several file systems, on without an upper).
     """
     if key == "redirect_dir":
         def meaning(value):
@@ -104,7 +105,7 @@ def same_option(key, declared, shown, known, upper):
         return meaning(declared) == meaning(shown)
     if key == "xino" and shown == known["xino"]:
         return True
-    if key == "uuid" and "auto" in (declared, shown):
+    if key == "uuid" and ("auto" in (declared, shown) or shown == "null" and (declared == "off" or not upper)):
         return True
     return declared == shown
 

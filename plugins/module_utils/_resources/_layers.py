@@ -75,7 +75,7 @@ def check(host, what, layers, replaced=(), reset=False):
         _depth(host, what, path, real)
     if layers.upper:
         _check_upper(host, what, layers, seen, reset)
-        _check_use(host, what, layers, replaced)
+    _check_use(host, what, layers, replaced)
 
 
 def _within(path, parent):
@@ -150,32 +150,38 @@ def _list(path):
         return []
 
 
+def _uppers(host):
+    """{identity or name: [(who, Mount)]} of all directories that are upper or work of an overlay, once per run."""
+    def scan():
+        found = {}
+        for who, mount, layers in overlays(host):
+            for path in (layers.upper, layers.work) if layers.upper else ():
+                for key in _seen_by(host, who, path):
+                    found.setdefault(key, []).append((who, mount))
+        return found
+    return host.cached("uppers in use", scan)
+
+
+def _key(path):
+    found = identity(path)
+    return tuple(found) if found else os.path.realpath(path)
+
+
 def _check_use(host, what, layers, replaced):
-    mine = {path: identity(path) for path in (layers.upper, layers.work)}
     planned = host.cached("planned uppers", dict)
-    for path, found in mine.items():
-        key = tuple(found) if found else os.path.realpath(path)
-        if planned.setdefault(key, what) != what:
-            raise refusal(what, "%s is also that of the overlay %s in this run" % (path, planned[key]), "Give each overlay its own")
-    lower = [(path, identity(path)) for path in layers.lower + layers.data]
-    for who, mount, other in overlays(host):
-        if not other.upper or mount.device in replaced:
-            continue
-        for path in (other.upper, other.work):
-            there = _seen_by(host, who, path)
-            used = [name for name, found in mine.items() if name == path or (found is not None and found in there)]
-            used += ["the layer " + name for name, found in lower if found is not None and found in there]
-            if used:
-                raise refusal(what, "%s is in use as upper or work of the overlay on %s (%s)" % (used[0], mount.target, _who(host, who)),
+    for path in (layers.upper, layers.work) if layers.upper else ():
+        if planned.setdefault(_key(path), what) != what:
+            raise refusal(what, "%s is also that of the overlay %s in this run" % (path, planned[_key(path)]), "Give each overlay its own")
+    for path in layers.lower + layers.data + [layers.upper, layers.work]:
+        for who, mount in _uppers(host).get(_key(path), ()) if path else ():
+            if mount.device not in replaced:
+                raise refusal(what, "%s is in use as upper or work of the overlay on %s (%s)" % (path, mount.target, _who(host, who)),
                               "Unmount that one, or name another directory")
 
 
 def _seen_by(host, who, path):
     """What an upper's name means: to us, and to the process whose mount table shows it."""
-    found = [identity(path)]
-    if isinstance(who, int):
-        found.append(identity("%s/%d/root%s" % (host.proc, who, path)))
-    return found
+    return {_key(path)} | ({_key("%s/%d/root%s" % (host.proc, who, path))} if isinstance(who, int) else set())
 
 
 def _who(host, who):
