@@ -100,10 +100,10 @@ class Trees:
                 continue
         return sorted(found)
 
-    def processes(self, name):
-        """Pids in NAME and below, in any hierarchy. Those of other pid namespaces (shown as 0) count as pid 0."""
+    def processes(self, name, keys=None):
+        """Pids in NAME and below, in any hierarchy or those of ``keys``. All of other pid namespaces count as one pid 0."""
         pids = set()
-        for key in self.roots:
+        for key in self.roots if keys is None else keys:
             for directory, dirs, files in os.walk(self.path(name, key)):
                 pids.update(_pids(directory, files))
         return sorted(pids)
@@ -126,18 +126,23 @@ class Trees:
         """Directories of NAME and of its parents; returns [(key, name)] of those that were not there. On v1 the cpus and
         memory nodes are filled from the parent, as a cpuset without them takes no process."""
         made = []
-        parts = name.split("/")
         for key in keys:
-            for depth in range(1, len(parts) + 1):
-                path = self.path("/".join(parts[:depth]), key)
-                try:
-                    os.mkdir(path, 0o755)
-                    made.append((key, "/".join(parts[:depth])))
-                except FileExistsError:
-                    pass
-                if key == self._v1.get("cpuset"):
-                    _fill_cpuset(path)
+            self._make(key, name, made)
+            if key == self._v1.get("cpuset"):
+                _fill_cpuset(self.path(name, key), self.roots[key])
         return made
+
+    def _make(self, key, name, made):
+        try:
+            os.mkdir(self.path(name, key), 0o755)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            if "/" not in name:
+                raise
+            self._make(key, name.rpartition("/")[0], made)
+            os.mkdir(self.path(name, key), 0o755)
+        made.append((key, name))
 
     def unmake(self, made):
         """Remove what make() made, deepest first."""
@@ -150,11 +155,19 @@ class Trees:
         if path and os.path.isdir(path):
             _mkdir(path + "/" + leaf)
 
-    def remove(self, name):
-        """NAME and everything below, which must be empty of processes (EBUSY)."""
+    def remove(self, name, patience=PATIENCE):
+        """NAME and everything below, which must be empty of processes (EBUSY); those that are dying are waited for."""
+        end = time.monotonic() + patience
         for key in self.roots:
             for directory, dirs, files in os.walk(self.path(name, key), topdown=False):
-                _rmdir(directory)
+                while True:
+                    try:
+                        _rmdir(directory)
+                        break
+                    except OSError as exc:
+                        if exc.errno != errno.EBUSY or self.processes(name, (key,)) or time.monotonic() > end:
+                            raise
+                    time.sleep(0.005)
 
     def enable(self, name, controllers):
         """Controllers in the subtree_control of every ancestor of NAME, so that its files exist (cgroup2)."""
@@ -169,11 +182,11 @@ class Trees:
         enabled = read(self.path(name, UNIFIED) + "/cgroup.subtree_control", "").split()
         return [word for word in controllers if word not in enabled]
 
-    def attach(self, name, pids, leaf="exec"):
+    def attach(self, name, pids, leaf="exec", keys=None):
         """Move whole processes into NAME (into LEAF of it on cgroup2; None: NAME itself, as threaded ones need)."""
-        for key in self.roots:
+        for key in self.roots if keys is None else keys:
             path = self.path(name, key)
-            if not os.path.isdir(path):
+            if not pids or not os.path.isdir(path):
                 continue
             if key == UNIFIED and leaf:
                 path += "/" + leaf
@@ -308,10 +321,12 @@ def _until(condition, patience):
     return True
 
 
-def _fill_cpuset(path):
+def _fill_cpuset(path, root):
     parent = os.path.dirname(path)
     for name in ("/cpuset.cpus", "/cpuset.mems"):
         if not read(path + name).strip():
+            if path != root and not read(parent + name).strip():
+                _fill_cpuset(parent, root)
             write(path + name, read(parent + name).strip())
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from . import values
+from .errors import Problems
 from .limits import BY_FILE, TABLE, hugetlb, raw
 
 # Files that are acts or owned by the layout: they cannot be declared as values.
@@ -28,7 +29,7 @@ class CgroupSpec:
     """A cgroup as declared. ``settings``: {key: (Limit, normal value)}, the key being the option or `hugetlb.SIZE.WORD`.
 
     ``exact``: a declaration is the whole (the composite), so devices not named return to the default, and so do the
-    options in ``reset``, which the composite fills with those dropped since the recorded declaration.
+    settings in ``reset`` ({key: Limit}, see drop()).
     """
 
     __slots__ = ("name", "settings", "frozen", "processes", "delegate", "reclaim", "state", "driver", "force", "kill",
@@ -48,7 +49,7 @@ class CgroupSpec:
 
         options = values.mapping(options, path or "cgroup", problems, OPTIONS if name is None else PART)
         spec.options = {key: value for key, value in options.items() if key not in _UNRECORDED and value is not None}
-        spec.exact, spec.reset = name is not None, ()
+        spec.exact, spec.reset = name is not None, {}
         spec.name = values.cgroup_path(options.get("name"), at("name"), problems) if name is None else name
         for part in (spec.name or "").split("/"):
             if part in KERNEL_FILES or part.startswith(PREFIXES):
@@ -73,6 +74,15 @@ class CgroupSpec:
         spec.delegate = _delegate(options.get("delegate"), at("delegate"), problems)
         spec._contradictions(at, problems)
         return spec
+
+    def drop(self, recorded):
+        """What ``recorded`` (the options of an earlier declaration) declared and this one does not returns to the kernel's default."""
+        old = CgroupSpec.from_options(recorded or {}, "", Problems(), name=self.name)
+        self.reset = {key: setting[0] for key, setting in old.settings.items() if key not in self.settings}
+        if old.frozen is not None and self.frozen is None:
+            self.frozen = False
+        if old.delegate and not self.delegate:
+            self.delegate = {"user": 0, "group": 0}
 
     def value(self, option):
         """The declared normal value, or None."""

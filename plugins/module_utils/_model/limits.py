@@ -59,8 +59,8 @@ class Limit:
 
     def settle(self, value):
         """What the kernel will show for a value: sizes are rounded down to pages."""
-        if self.kind == "size" and value != MAX and self.controller == "memory":
-            return value - value % PAGE
+        if self.kind == "size" and value != MAX:
+            return value - value % (PAGE if self.controller == "memory" else values.size(self.file.split(".")[1], "", None))
         return value
 
 

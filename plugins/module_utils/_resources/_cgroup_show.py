@@ -42,7 +42,7 @@ def show(host, name):
     if MEMSW in view["raw"] and MAX not in (view.get("memory_max"), view.get("memory_swap_max")):
         view["memory_swap_max"] -= view["memory_max"]  # v1 counts them together
     view["frozen"] = trees.frozen(name)
-    view["processes"] = trees.processes(name)
+    view["processes"] = trees.processes(name, list(found)[:1])
     view["usage"] = _usage(trees, name, found)
     if trees.mode == "unified":
         status = os.stat(trees.path(name, UNIFIED))

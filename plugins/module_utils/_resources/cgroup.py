@@ -57,13 +57,13 @@ class _Present:
         self.refused, self.changes = [], []
 
     def plan_all(self):
-        settings = self._with_defaults(dict(self.spec.settings))
+        settings = self.settings = self._with_defaults(dict(self.spec.settings))
         homes = {key: self._home(limit) for key, (limit, value) in settings.items()}
         self._refuse_others()
         if self.refused:
             raise BulkheadError("Cannot set up cgroup %s: %s. Remove what this host cannot do." % (self.name, "; ".join(self.refused)),
                                 errors=self.refused)
-        if self.own or self.spec.force:
+        if self.own:
             needed = self.trees.keys(homes.values())
         else:  # of a foreign one only what is declared counts
             needed = sorted(set(homes.values()))
@@ -91,15 +91,9 @@ class _Present:
 
     def _with_defaults(self, settings):
         """Options that the composite dropped go back to the kernel's default, where there is something to reset."""
-        for option in self.spec.reset if self.found else ():
-            if option in TABLE and option not in settings and option != "type" and self.trees.home(TABLE[option].controller):
-                limit = TABLE[option]
-                settings[option] = (limit, {} if limit.keyed else limit.default)
-            elif option == "hugetlb" and self.trees.home("hugetlb") in self.found:
-                for size in page_sizes(self.host):
-                    for word in ("max", "rsvd_max"):
-                        limit = hugetlb(size, word)
-                        settings.setdefault(limit.option, (limit, limit.default))
+        for key, limit in self.spec.reset.items() if self.found else ():
+            if key not in settings and self.trees.home(limit.controller) and (limit.kind not in ("raw", "choice") or key == "cpuset_partition"):
+                settings[key] = (limit, {} if limit.keyed else limit.default)
         return settings
 
     def _home(self, limit):
@@ -145,7 +139,7 @@ class _Present:
         if limit.kind == "devices":
             value = self._by_number(value)
         if home != UNIFIED and limit.controller == "memory":
-            self._memory_v1(key, value, home)
+            self._memory_v1(key, home)
             return
         if home != UNIFIED and limit.controller == "cpuset" and value == "":
             value = self._parents(home, limit)
@@ -210,17 +204,14 @@ class _Present:
 
     def _ordered(self):
         """The kernel refuses a quota below the burst, and a v1 quota above its period's share: what becomes smaller goes first."""
-        names = [change[0].split(" ")[1] for change in self.changes]
-        for first, second, option in (("cpu.max", "cpu.max.burst", "cpu_max_burst"), ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu_max_burst"),
-                                      ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu_max")):
-            if first in names and second in names:
-                before, after = self.plan.before[option], self.plan.after[option]
-                shrinks = before is not None and (before["period"] > after["period"] if option == "cpu_max" else before > after)
-                one, two = names.index(first), names.index(second)
-                if shrinks == (one < two):
-                    change = self.changes.pop(max(one, two))
-                    self.changes.insert(min(one, two), change)
-                    names.insert(min(one, two), names.pop(max(one, two)))
+        for first, second, option in (("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu_max"), ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu_max_burst"),
+                                      ("cpu.max", "cpu.max.burst", "cpu_max_burst")):
+            names = [change[0].split(" ")[1] for change in self.changes]
+            if first not in names or second not in names or not self.plan.before[option]:
+                continue
+            before, after = self.plan.before[option], self.plan.after[option]
+            if before["period"] > after["period"] if option == "cpu_max" else before > after:
+                self.changes.insert(names.index(first), self.changes.pop(names.index(second)))
         return self.changes
 
     def _check_usage(self, limit, wanted, now, home):
@@ -232,16 +223,15 @@ class _Present:
             raise BulkheadError("Cannot set %s of cgroup %s to %d: it uses %d now. Free that first, or set allow_below_usage: true." % (
                 limit.option, self.name, wanted, usage), usage=usage)
 
-    def _memory_v1(self, key, value, home):
+    def _memory_v1(self, key, home):
         """v1 limits memory, and memory with swap: both files follow from both options, and the larger is written first."""
-        if key == "memory_swap_max" and "memory_max" in self.spec.settings:
+        if key == "memory_swap_max" and "memory_max" in self.settings:
             return  # done with memory_max
         both = TABLE["memory_max"], TABLE["memory_swap_max"]
         size, together = (self._current(row, home) for row in both)
         swap = MAX if MAX in (size, together) or None in (size, together) else together - size
         values = {"memory_max": MAX if size is None else size, "memory_swap_max": swap}
-        declared = {name: row.settle(self.spec.value(name)) for name, row in zip(values, both) if name in self.spec.settings}
-        declared.setdefault(key, value)
+        declared = {name: row.settle(self.settings[name][1]) for name, row in zip(values, both) if name in self.settings}
         values.update(declared)
         wanted = values["memory_max"]
         if wanted == MAX and declared.get("memory_swap_max", MAX) != MAX:
@@ -292,18 +282,22 @@ class _Present:
             for each in parents + [name]:
                 if self.own:
                     claims.begin(NOUN, each)
+            pids = trees.processes(name) if self.found else []
             made.extend(trees.make(name, missing))
             for parent in parents:
-                claims.complete(NOUN, parent, dict(trees.exists(parent), parent=True))
+                if claims.read(NOUN, parent)["identity"] is None:
+                    claims.complete(NOUN, parent, dict(trees.exists(parent), parent=True))
             if self.own:
                 claims.complete(NOUN, name, trees.exists(name))
+            trees.attach(name, pids, keys=missing)
 
         def undo():
             if not self.found:
                 trees.remove(name)
             trees.unmake(made)
-            for each in parents if self.found else parents + [name]:
-                claims.drop(NOUN, each)
+            for each in parents + [name]:
+                if not trees.exists(each):
+                    claims.drop(NOUN, each)
 
         if not self.found:
             self.plan.differ("state", "absent", "present")
@@ -388,7 +382,7 @@ def _lacks(trees, name, home, controller, file):
     if home is None:
         return False
     names = [name.rsplit("/", depth)[0] for depth in range(name.count("/") + 1)]
-    for each in names:
+    for each in names if trees.exists(names[-1]) else trees.children("", (home,))[:3]:
         path = trees.path(each, home)
         if os.path.exists("%s/%s" % (path, file)):
             return False
