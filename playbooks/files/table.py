@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Show what the kernel says of sandboxes, beside the host: table.py NAME...
+
+Nothing here is asked of the collection. Namespaces are read from /proc/PID/ns and the pins, limits and usage from the cgroup
+tree, layers from the mount table of a process inside, and `ls /` and `ps` are run inside by nsenter(1).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+PINS = "/run/bulkhead/ns"
+CGROUPS = "/sys/fs/cgroup"
+TYPES = ("pid", "net", "mnt", "ipc", "uts", "cgroup")
+FLAGS = {"pid": "pid", "net": "net", "mnt": "mount", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
+
+
+def read(path, default=""):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return default
+
+
+def pin(name, kind):
+    return "/run/netns/%s" % name if kind == "net" else "%s/%s/%s" % (PINS, name, kind)
+
+
+def identity(path):
+    """The number of a namespace, as `readlink /proc/PID/ns/TYPE` shows it."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def processes(name):
+    """The pids, as the host counts, of what lives in the sandbox's pid namespace; its pid 1 is the first."""
+    wanted = identity(pin(name, "pid"))
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if wanted and identity("/proc/%s/ns/pid" % pid) == wanted:
+            inside = [line.split()[-1] for line in read("/proc/%s/status" % pid).splitlines() if line.startswith("NSpid:")]
+            if inside:
+                found.append((int(inside[0]), int(pid)))
+    return [pid for inner, pid in sorted(found)]
+
+
+def inside(name, *command):
+    """The output of a command of the sandbox's own, run in all of its namespaces."""
+    argv = ["nsenter"] + ["--%s=%s" % (FLAGS[kind], pin(name, kind)) for kind in TYPES] + list(command)
+    ended = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+                           env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}, timeout=30)
+    return ended.stdout.rstrip().splitlines()
+
+
+def cgroup(pid, name):
+    """{controller: directory} of the sandbox that a process is in; one of its services may live in a leaf further down."""
+    found = {}
+    for line in read("/proc/%d/cgroup" % pid).splitlines():
+        number, controllers, path = line.split(":", 2)
+        parts = path.strip("/").split("/")
+        if name not in parts:
+            continue
+        path = "/".join(parts[:parts.index(name) + 1])
+        for controller in controllers.split(",") if controllers else ("unified",):
+            for top in (controller, controllers, "unified", "."):
+                directory = os.path.normpath(os.path.join(CGROUPS, top, path))
+                if os.path.isdir(directory):
+                    found.setdefault(controller, directory)
+                    break
+    return found
+
+
+def mebibytes(text):
+    if not text.isdigit():
+        return text or "-"
+    return "none" if int(text) >= 1 << 60 else "%.1fM" % (int(text) / (1 << 20))
+
+
+def resources(pid, name):
+    """[(what, text)]: limits and usage, from the files of cgroup v1 or v2, whichever the controller is bound to."""
+    tree = cgroup(pid, name)
+    unified = tree.get("unified", "")
+
+    def value(controller, old, new):
+        directory = tree.get(controller)
+        return read("%s/%s" % (directory, old)) if directory else read("%s/%s" % (unified, new))
+
+    memory = value("memory", "memory.limit_in_bytes", "memory.max"), value("memory", "memory.usage_in_bytes", "memory.current")
+    pids = value("pids", "pids.max", "pids.max"), value("pids", "pids.current", "pids.current")
+    if tree.get("cpu"):
+        quota, period = (read("%s/cpu.cfs_%s_us" % (tree["cpu"], word)) for word in ("quota", "period"))
+        used = read("%s/cpuacct.usage" % tree.get("cpuacct", tree["cpu"]), "0")
+        used = int(used) / 1e9
+    else:
+        quota, dummy, period = read(unified + "/cpu.max").partition(" ")
+        used = int(dict(line.split() for line in read(unified + "/cpu.stat", "usage_usec 0").splitlines())["usage_usec"]) / 1e6
+    cpu = "%d%% of one" % (100 * int(quota) / int(period)) if quota.isdigit() and period.isdigit() else "none"
+    if tree.get("blkio"):
+        limits = [line for word in ("read", "write") for line in
+                  ("%s %s" % (word, text) for text in read("%s/blkio.throttle.%s_bps_device" % (tree["blkio"], word)).splitlines())]
+        disk = ", ".join("%s %s/s on %s" % (word, mebibytes(rate), device) for word, device, rate in map(str.split, limits))
+    else:
+        disk = read(unified + "/io.max")
+    return [
+        ("memory", "limit %s, used %s" % tuple(mebibytes(text) for text in memory)),
+        ("cpu", "limit %s, used %.2f s" % (cpu, used)),
+        ("processes", "limit %s, there are %s" % pids),
+        ("disk", disk or "none"),
+    ]
+
+
+def layers(pid):
+    """The directories of the overlay at the root of a process, the topmost first."""
+    for line in reversed(read("/proc/%d/mountinfo" % pid).splitlines()):
+        left, dummy, right = line.partition(" - ")
+        kind, source, options = right.split(" ", 2)
+        if left.split()[4] == "/" and kind == "overlay":
+            words = [word.partition("=") for word in options.split(",")]
+            upper = ["%s (read-write, its own)" % value for key, dummy, value in words if key == "upperdir"]
+            lower = [part for key, dummy, value in words if key in ("lowerdir", "lowerdir+") for part in value.split(":")]
+            return upper + lower
+    return ["no overlay"]
+
+
+def show(name):
+    """The paragraph of one sandbox."""
+    pids = processes(name)
+    if not pids:
+        return ["%s: no process lives there" % name]
+    first, one = pids[0], pids[-1]
+    yield "%s (hostname %s)" % (name, " ".join(inside(name, "cat", "/proc/sys/kernel/hostname")))
+    yield "  pid 1 inside    %s (pid %d on the host)" % (read("/proc/%d/comm" % first), first)
+    for what, text in resources(one, name):
+        yield "  %-15s %s" % (what, text)
+    for number, layer in enumerate(layers(one)):
+        yield "  %-15s %s" % ("" if number else "layers", layer)
+    for number, interface in enumerate(line.split(":")[0] for line in read("/proc/%d/net/dev" % one).splitlines()[2:]):
+        yield "  %-15s %s" % ("" if number else "interfaces", interface.strip())
+    yield "  %-15s %s" % ("ls /", " ".join(inside(name, "ls", "/")))
+    for number, line in enumerate(inside(name, "ps", "-eo", "pid,user,args")):
+        yield "  %-15s %s" % ("" if number else "ps -e", line)
+
+
+def main(names):
+    """Print the namespaces of all beside the host's, then a paragraph for each."""
+    spaces = [("namespace", "host") + tuple(names)]
+    for kind in TYPES:
+        spaces.append((kind, str(identity("/proc/self/ns/" + kind))) + tuple(str(identity(pin(name, kind)) or "-") for name in names))
+    for row in spaces:
+        print("".join("%-16s" % cell for cell in row).rstrip())
+    for name in names:
+        print()
+        for line in show(name):
+            print(line)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
