@@ -205,7 +205,7 @@ class visit:
 def child(paths, work, watch=None):
     """Run ``work()`` in a forked child that joined these namespaces ({type: path}); an OSError there is raised here.
 
-    ``watch(pid)`` is run here while the child waits inside, and its result is returned.
+    Returns the text that ``work()`` returns, or the result of ``watch(pid)``, which is run here while the child waits inside.
     """
     up_r, up_w = os.pipe()
     go_r, go_w = os.pipe()
@@ -219,8 +219,7 @@ def child(paths, work, watch=None):
                 fds.append(fds.pop(0))
             for fd, flag in fds:
                 sc.setns(fd, flag)
-            work()
-            os.write(up_w, b"0")
+            os.write(up_w, b"=" + (work() or "").encode("utf-8", "replace"))
             os.read(go_r, 1)
         except OSError as exc:
             os.write(up_w, ("%d %s" % (exc.errno or errno.EIO, exc.filename or "")).encode("utf-8", "replace"))
@@ -230,8 +229,8 @@ def child(paths, work, watch=None):
     os.close(go_r)
     try:
         answer = os.read(up_r, 4096).decode("utf-8", "replace")
-        if answer == "0":
-            return watch(pid) if watch else None
+        if answer.startswith("="):
+            return watch(pid) if watch else answer[1:]
         code, space, where = answer.partition(" ")
         code = int(code) if code else errno.ECHILD
         raise OSError(code, os.strerror(code), where or None)
@@ -250,17 +249,35 @@ def read_sysctl(key, proc="/proc"):
 
 
 def write_sysctl(key, value, proc="/proc"):
-    """Write one, and only to procfs."""
+    """Write one, and only to procfs.
+
+    Those of an ipc namespace belong to the root of the user namespace that owns it, and capabilities do not count.
+    """
     path = "%s/sys/%s" % (proc, key)
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        if sc.fs_magic(fd) != _PROC_SUPER_MAGIC:
-            raise OSError(errno.EXDEV, "this is no procfs", path)
-        os.write(fd, value.encode() + b"\n")
+        _write(path, value)
+    except PermissionError:
+        uid = os.stat(path).st_uid
+        if uid == os.geteuid():
+            raise
+        os.seteuid(uid)
+        try:
+            _write(path, value)
+        finally:
+            os.seteuid(0)
+
+
+def _write(path, value):
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if sc.fs_magic(fd) != _PROC_SUPER_MAGIC:
+                raise OSError(errno.EXDEV, "this is no procfs")
+            os.write(fd, value.encode() + b"\n")
+        finally:
+            os.close(fd)
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, path) from exc
-    finally:
-        os.close(fd)
 
 
 def set_names(hostname=None, domainname=None):

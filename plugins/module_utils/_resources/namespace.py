@@ -1,0 +1,377 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sets of pinned namespaces: what is missing is born, what can be set inside is set, what is broken is mended.
+
+For the composite, a NamespaceSpec has two hooks:
+  ``spec.furnish(host)`` is called when the step is applied, in the host's namespaces; it opens what the prepared root is made
+  of as detached mounts and returns (inside, close). ``inside()`` is called in the new mount namespace, as pid 1 of the
+  set's pid namespace when it has one, and with all its other namespaces; ``close()`` always follows in the parent.
+  ``spec.root_stale`` says that the prepared root must be made anew: its mount namespace and with it the pid namespace, whose
+  init lives in that root.
+A prepared root captures pid (/proc), net (/sys), ipc, cgroup and user: where one of these is made anew, so is mnt.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from .._kernel import keeper, nsfs
+from .._kernel import syscalls as sc
+from .._model.errors import BulkheadError
+from .._model.namespace import TYPES, NamespaceSpec
+from . import _inside
+from ._birth import Request, birth
+
+NOUN = "namespace"
+_CAPTURED = frozenset(("pid", "net", "ipc", "cgroup", "user"))
+_PATIENCE = 10.0  # seconds that a killed process is waited for
+
+
+class Found:
+    """A set as it is: its pins by type, and what our claim says of them."""
+
+    __slots__ = ("name", "pins", "claim", "directory")
+
+    def __init__(self, host, name):
+        self.name = name
+        self.pins = {kind: nsfs.look(nsfs.pin_path(host, name, kind), kind, lambda: host.cached("inits", lambda: nsfs.census_inits(host.proc)))
+                     for kind in TYPES}
+        self.claim = host.claims.read(NOUN, name)
+        self.directory = os.path.isdir("%s/ns/%s" % (host.state, name))
+
+    @property
+    def exists(self):
+        return any(pin.state != "absent" for pin in self.pins.values())
+
+    def ours(self, kind):
+        """Did we make what is pinned here, or were we about to?"""
+        known = self.claim.get("identity") if self.claim else {}
+        if known is None:
+            return True
+        return kind in known and (known[kind] is None or self.pins[kind].identity is None or tuple(known[kind]) == self.pins[kind].identity)
+
+    def unfinished(self, kind):
+        """Were we killed while we made it?"""
+        known = self.claim.get("identity") if self.claim else {}
+        return known is None or (kind in known and known[kind] is None)
+
+    def foreign(self):
+        """Types whose living namespace somebody else made."""
+        return [kind for kind, pin in self.pins.items() if pin.alive and not self.ours(kind)]
+
+    def keeper(self, host):
+        """The pid of our keeper, or None."""
+        init = self.pins["pid"].init
+        if init is None:
+            return None
+        return init if self.ours("pid") or _command(host, init) == keeper.NAME.decode() else None
+
+    def identities(self):
+        """What a claim says of all that is ours."""
+        return {kind: list(pin.identity) for kind, pin in self.pins.items() if pin.alive and self.ours(kind)}
+
+
+def parse(options, path, problems):
+    return NamespaceSpec.from_options(options, path, problems)
+
+
+def find(host, specs):
+    """Nothing is read before it is asked for: a set costs some 40 µs."""
+
+
+def found(host, name):
+    """The Found of this run."""
+    return host.cached((NOUN, name), lambda: Found(host, name))
+
+
+def plan(host, spec, plan):
+    """See `_engine/plan.py`."""
+    (_absent if spec.state == "absent" else _present)(host, spec, plan, found(host, spec.name))
+
+
+# -- present
+
+def _present(host, spec, plan, now):
+    pins = now.pins
+    mismatch = _mismatch(host, spec, now)
+    make = {kind for kind in spec.types if not pins[kind].alive}
+    for key, (before, after, kinds) in mismatch.items():
+        if spec.on_mismatch != "recreate" and not all(now.unfinished(kind) for kind in kinds):
+            raise BulkheadError("Cannot change %s of namespaces %s: the kernel fixes it when they are made (it is %s). "
+                                "Set on_mismatch: recreate to make %s again." % (key, spec.name, before, ", ".join(kinds)), key=key)
+        make.update(kinds)
+    if spec.furnish and (spec.root_stale or make & _CAPTURED or "mnt" in make):
+        make.update(kind for kind in ("mnt", "pid") if kind in spec.types)
+    extra = [kind for kind in TYPES if spec.exact and kind not in spec.types and pins[kind].state != "absent"]
+    replaced = [kind for kind in TYPES if (kind in make or kind in extra) and pins[kind].state != "absent"]
+    kept = [kind for kind in spec.types if kind not in make]
+    changes = _inside.changes(host, spec, now, kept)
+    if not spec.exact:
+        plan.record(NOUN, spec.name, spec.options, merge=True)
+    if not (make or extra or changes):
+        return
+    foreign = now.foreign()
+    if foreign and not spec.force:
+        raise BulkheadError("Cannot change namespaces %s: its %s was made by somebody else. Set force: true to change it all the same, "
+                            "or use another name." % (spec.name, ", ".join(foreign)), foreign=foreign)
+    _foresee(host, spec, make, plan)
+    if not spec.kill:
+        _refuse_members(host, now, [kind for kind in replaced if pins[kind].alive], "make anew" if make else "remove")
+    if make or extra:
+        plan.differ("types", [kind for kind in TYPES if pins[kind].alive],
+                    [kind for kind in TYPES if kind in spec.types or (pins[kind].alive and kind not in extra)])
+    if replaced:
+        states = {kind: pins[kind].state for kind in replaced if not pins[kind].alive}
+        if states:
+            plan.differ("stale", states, {})
+        plan.add("remove %s of namespaces %s" % (", ".join(replaced), spec.name), lambda: _remove(host, spec, now, replaced))
+    if make:
+        order = [kind for kind in TYPES if kind in make]
+        plan.add("create %s of namespaces %s" % (", ".join(order), spec.name), lambda: _create(host, spec, order),
+                 lambda: _undo_create(host, spec.name, order))
+        for key, value in _inside.initial(spec, make).items():
+            plan.differ(key, None, value)
+    for key, (before, after, kinds) in mismatch.items():
+        if key != "types":
+            plan.differ(key, before, after)
+    for change in changes:
+        plan.differ(change.key, change.before, change.after)
+        plan.add("%s of namespaces %s" % (change.words, spec.name), change.apply, change.undo)
+
+
+def _mismatch(host, spec, now):
+    """{option: (before, after, types to make again)} of what the kernel fixes at the making of the namespaces that live."""
+    live = [kind for kind in spec.types if now.pins[kind].alive]
+    found = {}
+    owner = None
+    if "user" in spec.types:
+        owner, key = now.pins["user"], "types"
+    elif spec.owner is not None:
+        owner, key = _owner(host, spec), "owner"
+    if owner is not None:
+        strangers = [kind for kind in live if kind != "user" and (not owner.alive or now.pins[kind].owner != owner.identity)]
+        if strangers:
+            found[key] = ("%s owned by another user namespace" % ", ".join(strangers), "owned by %s" % (spec.owner or "its own"), strangers)
+    if "user" in live and (spec.uid_map or spec.gid_map):
+        maps = _inside.maps(host, now)
+        for key in ("uid_map", "gid_map"):
+            declared = getattr(spec, key)
+            if declared is not None and sorted(declared) != sorted(maps[key]):
+                found[key] = (maps[key], declared, list(live))
+    if "time" in live and spec.time_offsets is not None:
+        offsets = _inside.time_offsets(host, now)
+        if offsets != spec.time_offsets:
+            found["time_offsets"] = (offsets, spec.time_offsets, ["time"])
+    elsewhere = spec.cgroup and now.keeper(host) and "pid" in live and _inside.other_cgroup(host, now.keeper(host), spec.cgroup)
+    if elsewhere:
+        found["cgroup"] = (elsewhere, spec.cgroup, [kind for kind in ("cgroup", "pid") if kind in live])
+    return found
+
+
+def _foresee(host, spec, make, plan):
+    """What the making will need and may be made by an earlier task of the play: in check mode it is not there yet."""
+    if make and spec.owner is not None and (NOUN, spec.owner) not in host.promised and not _owner(host, spec).alive:
+        plan.warn("There is no user namespace of the name %s to own the namespaces %s. Make it before, with types: [user]." % (spec.owner, spec.name))
+    if spec.cgroup is not None and make & {"pid", "cgroup"} and ("cgroup", spec.cgroup) not in host.promised:
+        if not host.cgroups().exists(spec.cgroup):
+            plan.warn("There is no cgroup %s for the namespaces %s. Make it before, with the module cgroup." % (spec.cgroup, spec.name))
+
+
+def _owner(host, spec):
+    return nsfs.look(nsfs.pin_path(host, spec.owner, "user"), "user")
+
+
+def _create(host, spec, order):
+    now = Found(host, spec.name)  # as it is now: what had to be replaced is gone
+    request = Request(spec.name, order)
+    if request.make & {"pid", "cgroup"} and spec.cgroup is not None:
+        trees = host.cgroups()
+        if not trees.exists(spec.cgroup):
+            raise BulkheadError("Cannot create namespaces %s: there is no cgroup %s. Make it first, with the module cgroup." % (spec.name, spec.cgroup))
+        trees.make_leaf(spec.cgroup, "keeper")
+        request.cgroup_files = trees.join_files(spec.cgroup, "keeper")
+    if spec.owner is not None and not _owner(host, spec).alive:
+        raise BulkheadError("Cannot create namespaces %s: there is no user namespace of the name %s to own them. "
+                            "Make it first, with types: [user]." % (spec.name, spec.owner))
+    stays = {kind: pin.path for kind, pin in now.pins.items()
+             if pin.alive and kind not in request.make and (kind in spec.types or not spec.exact)}
+    if "user" not in request.make:
+        request.owner = stays.pop("user", None) or (spec.owner and nsfs.pin_path(host, spec.owner, "user"))
+    if request.make & {"pid", "mnt"}:
+        request.join = stays
+    request.uid_map, request.gid_map, request.time_offsets = spec.uid_map, spec.gid_map, spec.time_offsets
+    request.settle = lambda kinds: _inside.settle(spec, kinds, host.proc)
+    claim = now.identities()
+    host.claims.complete(NOUN, spec.name, dict(claim, **dict.fromkeys(order)))
+    close = None
+    try:
+        if spec.furnish:
+            request.furnish, close = spec.furnish(host)
+        made, unused = birth(host, request)
+    except BaseException:
+        _restore_claim(host, spec.name, claim, order)
+        raise
+    finally:
+        if close is not None:
+            close()
+    host.claims.complete(NOUN, spec.name, dict(claim, **{kind: list(identity) for kind, identity in made.items()}))
+
+
+def _restore_claim(host, name, claim, order):
+    rest = {kind: identity for kind, identity in claim.items() if kind not in order}
+    if rest:
+        host.claims.complete(NOUN, name, rest)
+    else:
+        host.claims.drop(NOUN, name)
+
+
+def _undo_create(host, name, order):
+    now = Found(host, name)
+    _remove_pins(host, now, order)
+    _restore_claim(host, name, now.identities(), order)
+
+
+# -- absent
+
+def _absent(host, spec, plan, now):
+    kinds = [kind for kind in (spec.types or TYPES) if now.pins[kind].state != "absent"]
+    whole = all(now.pins[kind].state == "absent" or kind in kinds for kind in TYPES)
+    if whole and not spec.exact:
+        plan.record(NOUN, spec.name, None)
+    if not kinds:
+        if whole and (now.claim is not None or now.directory):
+            plan.add("forget namespaces %s" % spec.name, lambda: _remove(host, spec, now, []))
+        return
+    foreign = [kind for kind in now.foreign() if kind in kinds]
+    if foreign and not spec.force:
+        raise BulkheadError("Cannot remove namespaces %s: its %s was made by somebody else. Set force: true to remove it all the same."
+                            % (spec.name, ", ".join(foreign)), foreign=foreign)
+    if not spec.kill:
+        _refuse_members(host, now, [kind for kind in kinds if now.pins[kind].alive], "remove")
+    plan.differ("types", [kind for kind in TYPES if now.pins[kind].state != "absent"],
+                [kind for kind in TYPES if now.pins[kind].state != "absent" and kind not in kinds])
+    plan.add("remove %s of namespaces %s" % (", ".join(kinds), spec.name), lambda: _remove(host, spec, now, kinds))
+
+
+def _remove(host, spec, now, kinds):
+    """The keeper dies first: a run that is killed in between leaves a dead pin, which is seen, and not a process, which is not."""
+    if spec.kill:
+        _kill(host, now, kinds)
+    _remove_pins(host, now, kinds)
+    _restore_claim(host, now.name, now.identities(), kinds)
+
+
+def _remove_pins(host, now, kinds):
+    if "pid" in kinds and now.pins["pid"].init is not None:
+        _end(host, now.pins["pid"].init, now.pins["pid"])
+    for kind in reversed(TYPES):
+        if kind in kinds:
+            nsfs.unpin(now.pins[kind].path)
+            if kind == "mnt":
+                nsfs.unpin("%s/ns/%s/mnt" % (host.state, now.name))
+    try:
+        os.rmdir("%s/ns/%s" % (host.state, now.name))
+    except OSError:  # other pins are in it, or there was none
+        pass
+
+
+# -- who lives inside
+
+def members(host, now, kinds):
+    """{pid: command} of the processes in these namespaces, without our keeper."""
+    everybody = host.cached("census", lambda: nsfs.census(TYPES, host.proc))
+    mine, pids = now.keeper(host), set()
+    for kind in kinds:
+        pids.update(everybody.get(now.pins[kind].identity, ()))
+    return {pid: _command(host, pid) for pid in sorted(pids) if pid not in (mine, os.getpid()) and nsfs.running(pid, host.proc)}
+
+
+def _refuse_members(host, now, kinds, verb):
+    inside = members(host, now, kinds) if kinds else {}
+    if inside:
+        shown = ", ".join("%d (%s)" % item for item in list(inside.items())[:5])
+        raise BulkheadError("Cannot %s namespaces %s: %d process%s in them: %s%s. Stop them, or set kill: true." % (
+            verb, now.name, len(inside), " lives" if len(inside) == 1 else "es live", shown, ", …" if len(inside) > 5 else ""),
+            processes=[{"pid": pid, "command": command} for pid, command in inside.items()])
+
+
+def _kill(host, now, kinds):
+    """The init of a pid namespace takes all in it along; what is in the other namespaces only is asked for once a run."""
+    if "pid" in kinds and now.pins["pid"].init is not None:
+        _end(host, now.pins["pid"].init, now.pins["pid"])
+    for kind in kinds:
+        pin = now.pins[kind]
+        for pid in members(host, now, [kind]) if pin.alive else ():
+            _end(host, pid, pin)
+
+
+def _end(host, pid, pin):
+    """SIGKILL to a process, through a descriptor, if it still is in this namespace; wait until it is dead."""
+    try:
+        fd = sc.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if nsfs.identity("%s/%d/ns/%s" % (host.proc, pid, pin.kind)) == pin.identity:
+            sc.pidfd_send_signal(fd, signal.SIGKILL)
+            if not select.select([fd], [], [], _PATIENCE)[0]:
+                raise BulkheadError("Cannot kill process %d (%s): it did not die within %d s. Look at its state in /proc/%d/stack."
+                                    % (pid, _command(host, pid), _PATIENCE, pid))
+            try:
+                os.waitpid(pid, os.WNOHANG)  # one that this very run has made is our child
+            except ChildProcessError:
+                pass
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _command(host, pid):
+    try:
+        with open("%s/%d/comm" % (host.proc, pid), encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return "gone"
+
+
+# -- shown
+
+def show(host, name):
+    """A set as `namespace_info` shows it, None when there is none."""
+    now = found(host, name)
+    if not now.exists:
+        return None
+    shown = {"name": name, "state": "present", "keeper": now.keeper(host), "owned": not now.foreign() and now.claim is not None, "types": {}}
+    for kind in TYPES:
+        pin = now.pins[kind]
+        if pin.state != "absent":
+            shown["types"][kind] = {"path": pin.path, "identity": pin.link, "alive": pin.alive, "condition": pin.state}
+    shown.update(_inside.show(host, now))
+    return shown
+
+
+def names(host):
+    """All sets: of pins of ours, of what `ip netns` shows, and of claims."""
+    known = set(host.claims.names(NOUN))
+    for directory in (host.state + "/ns", host.state + "/mntns", host.netns):
+        try:
+            known.update(entry for entry in os.listdir(directory) if not entry.startswith("."))
+        except OSError:
+            pass
+    return sorted(name for name in known if found(host, name).exists)
+
+
+def result(host, params, outcome):
+    """What the module returns beside the common keys."""
+    return {NOUN: show(host, params["name"]) or {"name": params["name"], "state": "absent", "types": {}}}
+
+
+def info(host, params):
+    """What the _info module returns."""
+    wanted = [params["name"]] if params.get("name") else names(host)
+    return {"namespaces": [shown for shown in (show(host, name) for name in wanted) if shown is not None]}
