@@ -186,20 +186,33 @@ def detached(layers, attributes, links, stage):
             raise _explained(exc, context) from exc
         finally:
             os.close(context)
+    if not can_detach():
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "open_tree")
     os.makedirs(stage, mode=0o700, exist_ok=True)
-    unstage(stage)  # a killed run may have left one
+    _unmount_all(stage)  # a killed run may have left one
     mount_at(stage, layers, attributes, links)
     try:
         return syscalls.open_tree(syscalls.AT_FDCWD, stage, syscalls.OPEN_TREE_CLONE)
     finally:
-        unstage(stage)
+        _unmount_all(stage)
+        os.rmdir(stage)
 
 
-def unstage(stage):
-    """Unmount what is at a staging directory."""
+def can_detach():
+    """Whether this kernel has open_tree(2) and move_mount(2). Asked before a staged mount: `volatile` mounts but once."""
+    try:
+        os.close(syscalls.open_tree(syscalls.AT_FDCWD, "/", 0))
+        return True
+    except OSError as exc:
+        if exc.errno != errno.ENOSYS:
+            raise
+        return False
+
+
+def _unmount_all(path):
     try:
         while True:
-            syscalls.umount(stage, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+            syscalls.umount(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
     except OSError as exc:
         if exc.errno != errno.EINVAL:  # not a mount point (any more)
             raise

@@ -197,7 +197,15 @@ def plan_directories(host, layers, plan):
     """Steps that make a missing upper and work."""
     for path in (layers.upper, layers.work) if layers.upper else ():
         if not os.path.isdir(path):
-            plan.add("make directory %s" % path, lambda path=path: make(path), lambda path=path: os.rmdir(path))
+            plan.add("make directory %s" % path, lambda path=path: make(path), lambda path=path: _unmake(path, layers.work))
+
+
+def _unmake(path, work):
+    """Take back a directory that this run has made; in a work directory the kernel may have left its own."""
+    if path == work:
+        discard(path)
+    else:
+        os.rmdir(path)
 
 
 def make(path):

@@ -181,21 +181,12 @@ class Build:
         self.host.claims.drop(NOUN, self.spec.key)
 
     def replace(self):
-        if _detached_possible():
+        if overlayfs.can_detach():
             self._attach(self.layers, self.flags, beneath=True)
         else:
             self._unmount(len(self.found.stack))
             self._attach(self.layers, self.flags)
         self._drop_links(self.found.layers)
-
-    def _make_detached_possible(self):
-        try:
-            os.close(syscalls.open_tree(syscalls.AT_FDCWD, "/", 0))
-            return True
-        except OSError as exc:
-            if exc.errno != errno.ENOSYS:
-                raise
-            return False
 
     def unmount_old(self):
         self._unmount(len(self.found.stack))

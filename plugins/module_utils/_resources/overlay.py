@@ -10,6 +10,7 @@ of the old one; only the flags of the mount itself change in place.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .._kernel import holders, overlayfs, syscalls, trees
@@ -243,8 +244,16 @@ def _plan_gone(host, spec, plan, found, foreign):
         _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True)
     _layers.plan_removal(host, upper, work, spec.remove_data, plan)
     if spec.namespace is None and os.path.isdir(spec.path) and not os.path.islink(spec.path) and _removable(found):
-        plan.add("remove directory %s" % spec.path, lambda: os.rmdir(found.path), lambda: _layers.make(found.path))
+        plan.add("remove directory %s" % spec.path, lambda: _remove_empty(found.path), lambda: _layers.make(found.path))
     plan.record(NOUN, spec.key, None)
+
+
+def _remove_empty(path):
+    try:
+        os.rmdir(path)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise
 
 
 def _removable(found):
@@ -263,7 +272,7 @@ def _covered_is_empty(path):
     try:
         fd = syscalls.open_tree(syscalls.AT_FDCWD, os.path.dirname(path), syscalls.OPEN_TREE_CLONE)
     except OSError:
-        return False
+        return True  # this kernel cannot tell; the step leaves it when it is not empty
     try:
         directory = os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
