@@ -1,0 +1,143 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sandbox: one document that declares namespaces, cgroup, root and services under one name.
+
+A declaration is the whole: what it leaves out is the kernel's default, and lists are exact. Its parts are the Specs of the
+single modules, with names, paths and the cgroup that follow from the sandbox's own name.
+"""
+
+from __future__ import annotations
+
+from . import values
+from .cgroup import CgroupSpec
+from .namespace import NamespaceSpec
+from .overlay import OverlaySpec
+from .root import RootSpec
+from .service import ServiceSpec
+
+PREFIX = "bulkhead/"  # sandbox `web` lives in the cgroup bulkhead/web
+UPPERS = "/var/lib/bulkhead/uppers"
+ROOT_KEYS = ("bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
+POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge")  # of the run; not part of what is declared
+KEYS = ("name", "state", "namespaces", "cgroup", "overlay", "root", "services") + ROOT_KEYS
+STATES = ("present", "absent")
+
+
+class SandboxSpec:
+    """One sandbox; ``options`` is the declaration as it is recorded."""
+
+    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "overlay", "root", "services", "policy", "purged")
+
+    def __init__(self, name, policy):
+        self.key = name
+        self.state = "present"
+        self.options = {}
+        self.cgroup = self.namespaces = self.overlay = self.root = None
+        self.services = []
+        self.policy = policy
+        self.purged = False
+
+    @classmethod
+    def absent(cls, name, policy):
+        """A sandbox that is recorded and no longer declared."""
+        spec = cls(name, policy)
+        spec.state, spec.purged = "absent", True
+        return spec
+
+    @classmethod
+    def from_options(cls, options, path, problems, policy):
+        """Read one entry of `sandboxes:`, with the defaults merged in already."""
+        options = values.mapping(options, path, problems, known=KEYS)
+        name = values.name(options.get("name"), path + ".name", problems)
+        spec = cls(name, policy)
+        spec.state = values.choice(options.get("state", "present"), path + ".state", problems, STATES)
+        spec.options = {key: value for key, value in options.items() if key != "state"}
+        if name is not None and spec.state == "present":
+            spec._parts(options, path, problems)
+        return spec
+
+    def _parts(self, options, path, problems):
+        name, group = self.key, PREFIX + self.key
+        wanted = values.mapping(options.get("namespaces"), path + ".namespaces", problems)
+        if wanted.get("types"):
+            wanted = dict(wanted, cgroup=group)
+            self.namespaces = NamespaceSpec.from_options(wanted, path + ".namespaces", problems, name=name)
+            self.namespaces.on_mismatch = self.policy["on_mismatch"]
+        elif wanted:
+            problems.add(path + ".namespaces.types", "is missing. Name the types, such as [net, uts, ipc, mnt, pid, cgroup]")
+        self.cgroup = CgroupSpec.from_options(values.mapping(options.get("cgroup"), path + ".cgroup", problems),
+                                              path + ".cgroup", problems, name=group)
+        self._root(options, path, problems)
+        seen = set()
+        for index, service in enumerate(values.items(options.get("services"), path + ".services", problems)):
+            here = "%s.services[%d]" % (path, index)
+            service = values.mapping(service, here, problems)
+            parsed = ServiceSpec.from_options(service, here, problems, sandbox=self)
+            if service.get("name") in seen:
+                problems.add(here + ".name", "%s is the name of two services" % values.quoted(service.get("name")))
+            elif isinstance(service.get("name"), str):
+                seen.add(service["name"])
+            self.services.append(parsed)
+
+    def _root(self, options, path, problems):
+        """The overlay or the directory that is the root, and what is mounted in it."""
+        prepared = self.namespaces is not None and "mnt" in (self.namespaces.types or ())
+        if options.get("overlay") is not None and options.get("root") is not None:
+            problems.add(path + ".root", "a sandbox has one root: give overlay or root")
+            return
+        if options.get("overlay") is not None:
+            self.overlay = OverlaySpec.from_options(values.mapping(options["overlay"], path + ".overlay", problems),
+                                                    path + ".overlay", problems, defaults=overlay_defaults(self.key))
+        base = self.overlay
+        if options.get("root") is not None:
+            base = values.absolute(options["root"], path + ".root", problems)
+        extra = {key: options[key] for key in ROOT_KEYS if options.get(key) is not None}
+        if prepared and (base is not None):
+            self.root = RootSpec.from_options(extra, path, problems, name=self.key, base=base, types=self.namespaces.types)
+        elif extra:
+            problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay or root, and the namespace type mnt")
+
+
+def overlay_defaults(name):
+    """What follows from a sandbox's name. The path is used where the sandbox has no mount namespace of its own."""
+    return {"path": "/run/bulkhead/mnt/" + name, "upper": "%s/%s/upper" % (UPPERS, name), "work": "%s/%s/work" % (UPPERS, name)}
+
+
+def merge(defaults, options):
+    """``options`` over ``defaults``: dictionaries by key, everything else as a whole."""
+    if not isinstance(defaults, dict) or not isinstance(options, dict):
+        return options
+    merged = dict(defaults)
+    for key, value in options.items():
+        merged[key] = merge(defaults.get(key), value) if isinstance(defaults.get(key), dict) else value
+    return merged
+
+
+class SandboxList(list):
+    """The Specs of one run, and what holds for all of them."""
+
+    policy = {}
+
+
+def parse(options, path, problems):
+    """The host's whole list: a Spec for each entry of `sandboxes:`."""
+    policy = {key: options.get(key) for key in POLICY}
+    policy["on_mismatch"] = policy["on_mismatch"] or "fail"
+    defaults = values.mapping(options.get("defaults"), "defaults", problems, known=[key for key in KEYS if key not in ("name", "state")])
+    specs, names, uppers = SandboxList(), {}, {}
+    specs.policy = policy
+    for index, entry in enumerate(values.items(options.get("sandboxes"), "sandboxes", problems)):
+        here = "sandboxes[%d]" % index
+        entry = values.mapping(entry, here, problems)
+        if entry.get("state") != "absent":
+            entry = merge(defaults, entry)
+        spec = SandboxSpec.from_options(entry, here, problems, policy)
+        if spec.key is not None and names.setdefault(spec.key, index) != index:
+            problems.add(here + ".name", "%s is declared twice (also sandboxes[%d])" % (spec.key, names[spec.key]))
+        upper = spec.overlay.upper if spec.overlay is not None else None
+        if upper is not None and uppers.setdefault(upper, spec.key) != spec.key:
+            problems.add(here + ".overlay.upper", "%s is the upper of %s too. Give each sandbox its own" % (upper, uppers[upper]))
+        specs.append(spec)
+    return specs

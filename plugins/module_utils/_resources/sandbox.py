@@ -1,0 +1,183 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sandboxes: the plans of the single nouns under one name, in the order in which they stand on each other.
+
+Upwards: cgroup, namespaces with the prepared root, what is mounted in it, services. Downwards the other way round. Where
+namespaces or root have to be made anew, the services are stopped before and started after.
+"""
+
+from __future__ import annotations
+
+from .._engine.plan import Plan
+from .._kernel import nsfs
+from .._model.cgroup import CgroupSpec
+from .._model.errors import BulkheadError, Problems
+from .._model.namespace import NamespaceSpec
+from .._model.overlay import OverlaySpec
+from .._model.sandbox import PREFIX, SandboxSpec, overlay_defaults, parse
+from . import cgroup, namespace, overlay, root, service
+
+NOUN = "sandbox"
+RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
+
+__all__ = ("NOUN", "expand", "info", "names", "parse", "plan", "result", "show")
+
+
+def expand(host, specs):
+    """With purge: what is recorded and no longer declared is to go."""
+    if not specs.policy["purge"]:
+        return specs
+    declared = {spec.key for spec in specs}
+    return specs + [SandboxSpec.absent(name, specs.policy) for name in host.records.names(RECORD) if name not in declared]
+
+
+def plan(host, spec, plan):
+    """See `_engine/plan.py`."""
+    (_absent if spec.state == "absent" else _present)(host, spec, plan)
+
+
+# -- present
+
+def _present(host, spec, plan):
+    recorded = host.records.options(RECORD, spec.key) or {}
+    declared = {each.name for each in spec.services}
+    for name in _services(host, spec.key):
+        if name not in declared:
+            plan.take(_part(service.plan_removal, host, name), "services")
+    group = Plan()
+    spec.cgroup.drop(recorded.get("cgroup"))
+    cgroup.plan(host, spec.cgroup, group)
+    host.promised.add(("cgroup", spec.cgroup.name))
+    spaces = _plan_namespaces(host, spec, recorded)
+    renewed = spec.namespaces is not None and spec.namespaces.renewed
+    if renewed:
+        _refuse_visitors(host, spec.key, "recreate", spec.policy["kill"])
+        for name in sorted(declared.intersection(_services(host, spec.key))):
+            service.plan_stop(host, name, plan)
+    plan.take(group, "cgroup")
+    plan.take(spaces)
+    if spec.overlay is not None and spec.root is None:
+        plan.take(_part(overlay.plan, host, spec.overlay), "overlay")
+    for each in spec.services:
+        each.renew = bool(renewed)
+        each.on_change = spec.policy["on_change"] or "report"
+        plan.take(_part(service.plan, host, each), each.name)
+    plan.record(RECORD, spec.key, spec.options)
+
+
+def _plan_namespaces(host, spec, recorded):
+    """The plan of namespaces and prepared root, which are made in one step because the root captures the namespaces."""
+    wanted, plan = spec.namespaces, Plan()
+    if wanted is None:
+        if namespace.found(host, spec.key).exists and recorded.get("namespaces"):
+            plan.take(_part(namespace.plan, host, _no_namespaces(spec)), "namespaces")
+        return plan
+    mounts, spaces = Plan(), Plan()
+    if spec.root is not None:
+        root.prepare(host, spec.root, plan)
+        stale = root.plan(host, spec.root, mounts, fresh=not namespace.found(host, spec.key).pins["mnt"].alive)
+        if stale and wanted.on_mismatch != "recreate":
+            raise BulkheadError("Cannot change %s of sandbox %s: its root has to be made anew for that, and its services restarted. "
+                                "Set on_mismatch: recreate to do so; the read-write layer is kept." % (", ".join(stale), spec.key),
+                                keys=stale)
+        wanted.furnish, wanted.root_stale = (lambda host: root.furnish(host, spec.root)), bool(stale)
+    wanted.kill = True  # who may be killed has been looked at by then: services are stopped, visitors refused
+    namespace.plan(host, wanted, spaces)
+    host.promised.add(("namespace", spec.key))
+    plan.take(spaces, "namespaces")
+    if "mnt" in wanted.made:
+        mounts.steps = []  # the new root is furnished with all of it
+    plan.take(mounts, "root")
+    return plan
+
+
+# -- absent
+
+def _absent(host, spec, plan):
+    recorded = host.records.options(RECORD, spec.key) or {}
+    _refuse_visitors(host, spec.key, "remove", spec.policy["kill"])
+    for name in _services(host, spec.key):
+        plan.take(_part(service.plan_removal, host, name), "services")
+    plan.take(_part(namespace.plan, host, _no_namespaces(spec)), "namespaces")
+    layers = OverlaySpec.from_options(recorded.get("overlay") or {}, "overlay", Problems(), defaults=overlay_defaults(spec.key))
+    layers.state, layers.remove_data = "absent", bool(spec.policy["remove_data"])
+    plan.take(_part(overlay.plan, host, layers), "overlay")
+    group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
+    group.state, group.kill = "absent", True
+    plan.take(_part(cgroup.plan, host, group), "cgroup")
+    if plan.steps:
+        plan.differ("state", "present", "absent")
+    plan.record(RECORD, spec.key, None)
+
+
+def _no_namespaces(spec):
+    gone = NamespaceSpec.from_options({}, "namespaces", Problems(), name=spec.key)
+    gone.state, gone.kill = "absent", True
+    return gone
+
+
+# -- helpers
+
+def _part(plan_it, host, spec):
+    part = Plan()
+    plan_it(host, spec, part)
+    return part
+
+
+def _services(host, name):
+    """The services of a sandbox that exist, as `web/nginx`."""
+    everything = host.cached("service names", lambda: service.names(host))
+    return [each for each in everything if each.startswith(name + "/")]
+
+
+def _refuse_visitors(host, name, verb, kill):
+    """Processes in the sandbox that are neither its keeper nor descend from it or from a service: logins, debuggers."""
+    now = namespace.found(host, name)
+    if kill or not now.exists:
+        return
+    own = {now.keeper(host)} | {service.pid(host, each) for each in _services(host, name)}
+    inside = namespace.members(host, now, [kind for kind, pin in now.pins.items() if pin.alive])
+    visitors = {pid: command for pid, command in inside.items() if not own.intersection(_ancestors(host, pid))}
+    if visitors:
+        shown = ", ".join("%d (%s)" % item for item in list(visitors.items())[:5])
+        raise BulkheadError("Cannot %s sandbox %s: processes that are not of its services live in it: %s. Let them end, or set kill: true." % (
+            verb, name, shown), processes=[{"pid": pid, "command": command} for pid, command in visitors.items()])
+
+
+def _ancestors(host, pid):
+    """The process and all above it."""
+    found = []
+    while pid and pid not in found:
+        found.append(pid)
+        pid = nsfs.parent(pid, host.proc)
+    return found
+
+
+# -- what the modules answer
+
+def show(host, name):
+    """One sandbox as its parts show themselves; None when nothing of it is there."""
+    now = namespace.found(host, name)
+    found = {
+        "name": name,
+        "namespaces": namespace.show(host, name) if now.exists else None,
+        "cgroup": cgroup.show(host, PREFIX + name),
+        "root": root.show(host, name) if now.pins["mnt"].alive else None,
+        "overlay": overlay.show(host, host.state + "/mnt/" + name),
+        "services": [service.show(host, each) for each in _services(host, name)],
+    }
+    return found if any(found[key] for key in ("namespaces", "cgroup", "overlay", "services")) else None
+
+
+def names(host):
+    return host.records.names(RECORD)
+
+
+def result(host, params, outcome):
+    return {"sandboxes": [shown for shown in (show(host, plan.key) for plan in outcome.plans) if shown]}
+
+
+def info(host, params):
+    return {"sandboxes": [shown for shown in (show(host, name) for name in params.get("names") or names(host)) if shown]}

@@ -1,0 +1,169 @@
+#!/usr/bin/python
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sandbox
+short_description: Full isolated workloads under one name each
+version_added: 0.1.0
+description:
+  - Brings a host's sandboxes about. A sandbox is pinned namespaces, a cgroup with limits, a root file system with a
+    read-write layer of its own, and supervised services inside, all under one name.
+  - All sandboxes of a host are one task. Every input error is reported at once, each with its path, before the host is touched.
+    A sandbox that fails is undone and reported while the others are made.
+  - A declaration is the whole. A key that was declared and no longer is returns to the kernel's default, and lists are exact.
+  - Limits, hostname, sysctls, binds and tmpfs are changed in place while services run. What only a restart can carry is
+    announced in RV(restart_required).
+extends_documentation_fragment:
+  - bulkhead.isolation.attributes
+  - bulkhead.isolation.attributes.change
+options:
+  sandboxes:
+    description:
+      - The host's sandboxes. The keys of each are described below. C(namespaces), C(cgroup), C(overlay) and the entries of
+        C(services) take the options of the modules M(bulkhead.isolation.namespace), M(bulkhead.isolation.cgroup),
+        M(bulkhead.isolation.overlay) and M(bulkhead.isolation.chroot_service), without their names, paths and states, which
+        follow from the sandbox.
+      - C(name) is the name, of the characters C(A-Z a-z 0-9 _ . -).
+      - C(state) is V(present), the default, or V(absent).
+      - C(namespaces) is a dictionary with C(types) and what M(bulkhead.isolation.namespace) knows of C(hostname), C(sysctls),
+        C(uid_map) and so on.
+      - C(cgroup) is a dictionary of limits. The cgroup is C(bulkhead/NAME).
+      - C(overlay) is a dictionary with C(lower), the layers with the topmost first. The read-write layer is below
+        C(/var/lib/bulkhead/uppers/NAME) unless C(upper) and C(work) say otherwise.
+      - C(root) is a directory to use as the root in place of an overlay.
+      - C(bind), C(tmpfs), C(devices), C(masked_paths) and C(read_only_paths) belong to the sandbox's root.
+      - C(services) is a list of services.
+    type: list
+    elements: dict
+    required: true
+  defaults:
+    description:
+      - Keys for all sandboxes of O(sandboxes). Dictionaries are merged key by key, and lists are replaced.
+    type: dict
+  purge:
+    description:
+      - Remove sandboxes that were made by this module and are no longer declared. What single modules made is not touched.
+    type: bool
+    default: false
+  remove_data:
+    description:
+      - Whether removing a sandbox also removes its read-write layer when that holds data. An empty one is always removed.
+    type: bool
+    default: false
+  on_change:
+    description:
+      - What to do when a change can only be carried by a restart of a service. V(report) announces it in RV(restart_required),
+        V(restart) restarts the service in the same run.
+    type: str
+    choices: [report, restart]
+    default: report
+  on_mismatch:
+    description:
+      - What to do when a namespace or the root cannot be changed in place, for example when another layer is declared.
+        V(fail) refuses and names the keys. V(recreate) stops the services, makes namespaces and root anew and starts the
+        services again. The read-write layer is kept.
+    type: str
+    choices: [fail, recreate]
+    default: fail
+  kill:
+    description:
+      - Whether removing a sandbox ends processes in it that are not its services, for example of logins.
+    type: bool
+    default: false
+seealso:
+  - module: bulkhead.isolation.sandbox_info
+  - module: bulkhead.isolation.namespace
+  - module: bulkhead.isolation.cgroup
+  - module: bulkhead.isolation.overlay
+  - module: bulkhead.isolation.chroot_service
+author:
+  - Bulkhead contributors (@bulkhead)
+"""
+
+EXAMPLES = r"""
+- name: Two services, each in a sandbox of its own
+  bulkhead.isolation.sandbox:
+    defaults:
+      namespaces: {types: [net, uts, ipc, mnt, pid, cgroup]}
+      cgroup: {pids_max: 128}
+    sandboxes:
+      - name: web
+        namespaces: {hostname: web}
+        cgroup: {memory_max: 256M, cpu_max: 50%}
+        overlay: {lower: [/srv/layers/nginx, /srv/layers/debian]}
+        services:
+          - name: nginx
+            command: [/usr/sbin/nginx, -g, daemon off;]
+            capabilities: [chown, setgid, setuid, net_bind_service]
+            health: {tcp: 80}
+      - name: cache
+        overlay: {lower: [/srv/layers/redis, /srv/layers/debian]}
+        services:
+          - {name: redis, command: [/usr/bin/redis-server], user: redis}
+
+- name: Exactly these sandboxes and no others
+  bulkhead.isolation.sandbox:
+    sandboxes: "{{ sandboxes }}"
+    purge: true
+
+- name: Move a sandbox to a newer base layer, restarting its services
+  bulkhead.isolation.sandbox:
+    on_mismatch: recreate
+    sandboxes:
+      - name: web
+        overlay: {lower: [/srv/layers/nginx-2, /srv/layers/debian-2]}
+
+- name: Remove a sandbox and its data
+  bulkhead.isolation.sandbox:
+    remove_data: true
+    sandboxes:
+      - {name: web, state: absent}
+"""
+
+RETURN = r"""
+actions:
+  description: The names of the steps taken, in check mode of those to be taken.
+  type: list
+  elements: str
+  returned: success
+  sample: ["create cgroup bulkhead/web", "set memory.max of bulkhead/web"]
+restart_required:
+  description: Services that run with an older declaration, with the keys that a restart would carry.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{"name": "web/nginx", "keys": ["environment"]}]
+sandboxes:
+  description: The declared sandboxes as they are, as M(bulkhead.isolation.sandbox_info) shows them.
+  type: list
+  elements: dict
+  returned: success
+failed_items:
+  description: The sandboxes that were refused or failed, with what was undone.
+  type: list
+  elements: dict
+  returned: when some could not be converged
+"""
+
+from ansible_collections.bulkhead.isolation.plugins.module_utils._adapter import run
+from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import sandbox
+
+
+def main():
+    run(sandbox, dict(
+        sandboxes=dict(type="list", elements="dict", required=True),
+        defaults=dict(type="dict"),
+        purge=dict(type="bool", default=False),
+        remove_data=dict(type="bool", default=False),
+        on_change=dict(type="str", choices=["report", "restart"], default="report"),
+        on_mismatch=dict(type="str", choices=["fail", "recreate"], default="fail"),
+        kill=dict(type="bool", default=False),
+    ))
+
+
+if __name__ == "__main__":
+    main()

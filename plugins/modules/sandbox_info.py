@@ -1,0 +1,80 @@
+#!/usr/bin/python
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sandbox_info
+short_description: Read the sandboxes of a host
+version_added: 0.1.0
+description:
+  - Shows sandboxes as the kernel and the supervisor show them, namely namespaces, limits and usage, root and services.
+extends_documentation_fragment:
+  - bulkhead.isolation.attributes
+  - bulkhead.isolation.attributes.info
+options:
+  names:
+    description: The sandboxes to show. All that are recorded on the host when left out.
+    type: list
+    elements: str
+seealso:
+  - module: bulkhead.isolation.sandbox
+author:
+  - Bulkhead contributors (@bulkhead)
+"""
+
+EXAMPLES = r"""
+- name: All sandboxes of the host
+  bulkhead.isolation.sandbox_info:
+  register: found
+
+- name: One sandbox
+  bulkhead.isolation.sandbox_info:
+    names: [web]
+
+- name: Tell what waits for a restart
+  ansible.builtin.debug:
+    msg: "{{ item.name }}: {{ item.services }}"
+  loop: "{{ found.sandboxes }}"
+"""
+
+RETURN = r"""
+sandboxes:
+  description: One entry for each sandbox that exists.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    name:
+      description: The name.
+      type: str
+    namespaces:
+      description: As M(bulkhead.isolation.namespace_info) shows it, or null.
+      type: dict
+    cgroup:
+      description: As M(bulkhead.isolation.cgroup_info) shows it, or null.
+      type: dict
+    root:
+      description: The mounts of the prepared root, or null.
+      type: dict
+    overlay:
+      description: As M(bulkhead.isolation.overlay_info) shows it, for a sandbox without a mount namespace.
+      type: dict
+    services:
+      description: As M(bulkhead.isolation.chroot_service_info) shows them.
+      type: list
+      elements: dict
+"""
+
+from ansible_collections.bulkhead.isolation.plugins.module_utils._adapter import run_info
+from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import sandbox
+
+
+def main():
+    run_info(sandbox, dict(names=dict(type="list", elements="str")))
+
+
+if __name__ == "__main__":
+    main()
