@@ -294,11 +294,14 @@ def _decode_quota(texts):
 _SHARES = ("cpu", ("cpu.shares",), lambda value: [("cpu.shares", str((value * 1024 + 50) // 100))],
            lambda texts: max(1, (int(texts["cpu.shares"]) * 100 + 512) // 1024))
 
+def _decode_bfq(texts):
+    weight = _read_first(texts["blkio.bfq.weight"].strip())
+    return weight if weight is None or weight <= 100 else 100 + (weight - 100) * 11
+
+
 # bfq's scale is 1 to 1000 with 100 as default; systemd's formula (cgroup-util.h: BFQ_WEIGHT).
 _BFQ = ("blkio", ("blkio.bfq.weight",),
-        lambda value: [("blkio.bfq.weight", str(value if value <= 100 else 100 + (value - 100) * 900 // 9900))],
-        lambda texts: (lambda weight: weight if weight is None or weight <= 100 else 100 + (weight - 100) * 11)(
-            _read_first(texts["blkio.bfq.weight"].strip())))
+        lambda value: [("blkio.bfq.weight", str(value if value <= 100 else 100 + (value - 100) * 900 // 9900))], _decode_bfq)
 
 _THROTTLE = {"rbps": "blkio.throttle.read_bps_device", "wbps": "blkio.throttle.write_bps_device",
              "riops": "blkio.throttle.read_iops_device", "wiops": "blkio.throttle.write_iops_device"}

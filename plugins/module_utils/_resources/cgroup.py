@@ -11,7 +11,7 @@ import os
 from .._kernel.cgroupfs import UNIFIED, read, write
 from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError
-from .._model.limits import MAX, MEMSW, TABLE, hugetlb
+from .._model.limits import MAX
 
 NOUN = "cgroup"
 # option: (cgroup2 file, v1 file) of the present usage, below which a limit is not set by mistake
@@ -129,7 +129,7 @@ class _Present:
         texts = {file: read("%s/%s" % (directory, file), None) for file in ((limit.file,) if home == UNIFIED else limit.v1[1])}
         return None if None in texts.values() else texts
 
-    def _current(self, limit, home):
+    def current(self, limit, home):
         texts = self._texts(limit, home)
         if texts is None:
             return None
@@ -139,11 +139,15 @@ class _Present:
         if limit.kind == "devices":
             value = self._by_number(value)
         if home != UNIFIED and limit.controller == "memory":
-            self._memory_v1(key, home)
+            from ._cgroup_v1 import plan_memory
+
+            plan_memory(self, key, home)
             return
         if home != UNIFIED and limit.controller == "cpuset" and value == "":
-            value = self._parents(home, limit)
-        now = self._current(limit, home)
+            from ._cgroup_v1 import of_parent
+
+            value = of_parent(self, home, limit)
+        now = self.current(limit, home)
         if limit.option == "type":
             self._type(value, now)
             return
@@ -154,7 +158,7 @@ class _Present:
             now, wanted = _declared_part(now or {}, wanted, limit.default, self.spec.exact)
         if now == wanted and home in self.found:
             return
-        self._check_usage(limit, wanted, now, home)
+        self.check_usage(limit, wanted, now, home)
         self.plan.differ(key, shown(limit, now) if home in self.found else None, shown(limit, wanted))
         if limit.option == "cpuset_partition" and now and "invalid" in now:
             self.plan.warn("cpuset.cpus.partition of %s is %s" % (self.name, now))
@@ -181,9 +185,9 @@ class _Present:
             new.setdefault(file, []).append(line)
         for file, lines in new.items():
             if lines != old.get(file):
-                self._change(home, file, lines, old.get(file), "invalid" if limit.option == "cpuset_partition" else None)
+                self.change(home, file, lines, old.get(file), "invalid" if limit.option == "cpuset_partition" else None)
 
-    def _change(self, home, file, lines, old, refusal=None):
+    def change(self, home, file, lines, old, refusal=None):
         path = "%s/%s" % (self.trees.path(self.name, home), file)
         name = "set %s of %s" % (file, self.name)
 
@@ -214,7 +218,7 @@ class _Present:
                 self.changes.insert(names.index(first), self.changes.pop(names.index(second)))
         return self.changes
 
-    def _check_usage(self, limit, wanted, now, home):
+    def check_usage(self, limit, wanted, now, home):
         if limit.option not in USAGE or wanted == MAX or home not in self.found or self.spec.allow_below_usage:
             return
         file = USAGE[limit.option][home != UNIFIED]
@@ -223,50 +227,13 @@ class _Present:
             raise BulkheadError("Cannot set %s of cgroup %s to %d: it uses %d now. Free that first, or set allow_below_usage: true." % (
                 limit.option, self.name, wanted, usage), usage=usage)
 
-    def _memory_v1(self, key, home):
-        """v1 limits memory, and memory with swap: both files follow from both options, and the larger is written first."""
-        if key == "memory_swap_max" and "memory_max" in self.settings:
-            return  # done with memory_max
-        both = TABLE["memory_max"], TABLE["memory_swap_max"]
-        size, together = (self._current(row, home) for row in both)
-        swap = MAX if MAX in (size, together) or None in (size, together) else together - size
-        values = {"memory_max": MAX if size is None else size, "memory_swap_max": swap}
-        declared = {name: row.settle(self.settings[name][1]) for name, row in zip(values, both) if name in self.settings}
-        values.update(declared)
-        wanted = values["memory_max"]
-        if wanted == MAX and declared.get("memory_swap_max", MAX) != MAX:
-            raise BulkheadError("Cannot set memory_swap_max of cgroup %s: cgroup v1 limits memory and swap together. "
-                                "Set memory_max too." % self.name)
-        sum_wanted = MAX if MAX in values.values() else wanted + values["memory_swap_max"]
-        for name, now in (("memory_max", size), ("memory_swap_max", swap if size is not None else None)):
-            if name in declared and (now != declared[name] or home not in self.found):
-                self._check_usage(TABLE[name], declared[name], now, home)
-                self.plan.differ(name, now, declared[name])
-        writes = [("memory.limit_in_bytes", size, wanted), (MEMSW, together, sum_wanted)]
-        if together is None and declared.get("memory_swap_max", MAX) == MAX:
-            del writes[1]  # new, or a kernel without swap accounting, where there is nothing to lift
-        elif _number(sum_wanted) > _number(together):
-            writes.reverse()
-        for file, now, then in writes:
-            if now != then:
-                self._change(home, file, [_v1(then)], [_v1(now)] if now is not None else None)
-
-    def _parents(self, home, limit):
-        """What the nearest ancestor that exists has: v1's meaning of an empty cpuset."""
-        parts = self.name.split("/")
-        for depth in range(len(parts) - 1, -1, -1):
-            text = read("%s/%s" % (self.trees.path("/".join(parts[:depth]), home), limit.file), None)
-            if text is not None:
-                return limit.read(text)
-        return ""
-
     def _type(self, value, now):
         threaded = now == "threaded"
         if threaded and value != "threaded":
             raise BulkheadError("Cannot make cgroup %s a domain: the kernel's way to threaded has no way back. Remove it and make it again." % self.name)
         if value == "threaded" and not threaded:
             self.plan.differ("type", now, value)
-            self._change(UNIFIED, "cgroup.type", [value], None)
+            self.change(UNIFIED, "cgroup.type", [value], None)
 
     # -- what is no limit
 
@@ -358,14 +325,6 @@ def shown(limit, value):
     if limit.kind == "devices" and value is not None:
         return [dict(value[key], device=key) for key in sorted(value)]
     return value
-
-
-def _number(value):
-    return float("inf") if value in (None, MAX) else value
-
-
-def _v1(value):
-    return "-1" if value == MAX else str(value)
 
 
 def page_sizes(host):
