@@ -130,11 +130,15 @@ def integration(runner):
 
 
 def molecule(runner):
-    top = os.path.join(tree.COPY, "extensions", "molecule")
-    for name in sorted(os.listdir(top)):
-        if os.path.isfile(os.path.join(top, name, "molecule.yml")):
-            status = runner.run([*ALONE, "molecule", "test", "--scenario-name", name], cwd=os.path.dirname(top))[0]
-            yield "molecule " + name, int(status == 0), int(status != 0)
+    # In one private host: the scenario `default` makes what the others stand on.
+    status, text = runner.run([*ALONE, "molecule", "test", "--all", "--report"], NO_COLOR="1")
+    failures = {}  # of each scenario; one that others stand on has several rows
+    for name, failed in re.findall(r"^(\S+) +: actions=.* failed=(\d+)", text.rpartition("SCENARIO RECAP")[2], re.M):
+        failures[name] = failures.get(name, 0) + int(failed)
+    for name, failed in failures.items():
+        yield "molecule " + name, int(not failed), int(failed > 0)
+    if status and not any(failures.values()):
+        yield "molecule", 0, 1
 
 
 def bench(runner):
