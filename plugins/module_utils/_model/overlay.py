@@ -16,7 +16,6 @@ STATES = ("mounted", "unmounted", "absent")
 ON_MISMATCH = ("fail", "recreate")
 KEYS = ("path", "lower", "data", "upper", "work", "options", "read_only", "namespace", "state",
         "reset", "remove_data", "on_mismatch", "force", "lazy")
-UPPERS = "/var/lib/bulkhead/uppers/"
 _ACTS = ("reset", "remove_data", "force", "lazy")  # said of one run, never recorded
 
 
@@ -26,12 +25,10 @@ class OverlaySpec:
     __slots__ = KEYS + ("key", "attributes", "declared", "whole")
 
     @classmethod
-    def from_options(cls, options, path, problems, name=None):
-        """``name``: that of the sandbox whose root it is; path, upper and work follow from it, and what is not named is the default."""
+    def from_options(cls, options, path, problems, defaults=None):
+        """``defaults``: path, upper and work that follow from a sandbox's name; what else is not named then is the kernel's default."""
         spec, prefix = cls(), path + "." if path else ""
-        spec.whole = name is not None
-        defaults = {} if name is None else {"path": "/run/bulkhead/mnt/" + name, "upper": UPPERS + name + "/upper",
-                                            "work": UPPERS + name + "/work"}
+        spec.whole = defaults is not None
         options = values.mapping(options, path or "overlay", problems, KEYS)
         spec.declared = {key: value for key, value in options.items() if key not in _ACTS and value is not None}
         if defaults:

@@ -286,8 +286,8 @@ def _covered_is_empty(path):
 
 
 def show(host, key):
-    """An overlay as the _info module shows it; ``key`` is (namespace or None, path). None when none is mounted there."""
-    namespace, path = key
+    """An overlay as the _info module shows it; ``key`` is its path or (namespace, path). None when none is mounted there."""
+    namespace, path = (None, key) if isinstance(key, str) else key
     found = Found(host, namespace, path)
     if not found.is_overlay:
         return None
