@@ -172,7 +172,7 @@ class _Birth:
 
     def _listen(self, child):
         """Serve the children until they are ready."""
-        offsets_due = False
+        offsets_due = ready = False  # the two children talk at once, so that the pid may come last
         for line in self._lines():
             if line == "maps":
                 self._write(child, "uid_map", map_text(self.request.uid_map))
@@ -183,11 +183,13 @@ class _Birth:
             elif line == "offsets":
                 offsets_due = True
             elif line == "ready":
-                return
+                ready = True
             if offsets_due and self.inner is not None:
                 offsets_due = False
                 self._write(self.inner, "timens_offsets", "".join("%s %d 0\n" % item for item in sorted(self.request.time_offsets.items())))
                 os.write(self.fds["go_w"], b"o")
+            if ready and self.inner is not None:
+                return
 
     def _lines(self):
         buffer = b""
@@ -385,13 +387,16 @@ class _Birth:
         if "template" in self.fds and not self.request.owned:
             sc.setns(self.fds["template"], sc.CLONE_NEWNS)
         allowed = os.sched_getaffinity(0)
-        for cpu in [None] + sorted(allowed):
+        for cpu in [None] + list(range(os.cpu_count() or 1)):
             if cpu is not None:
-                os.sched_setaffinity(0, {cpu})
+                try:
+                    os.sched_setaffinity(0, {cpu})
+                except OSError:  # not for us, or offline
+                    continue
             sc.unshare(sc.CLONE_NEWNS)
             if self.floor is None or nsfs.mount_id(self.proc + "/self/ns/mnt") > self.floor:
                 break
-        if os.sched_getaffinity(0) != allowed:
+        if cpu is not None:
             os.sched_setaffinity(0, allowed)
         if self.request.furnish is None:
             sc.mount(None, "/", None, sc.MS_REC | sc.MS_SLAVE)

@@ -321,10 +321,11 @@ def _end(host, pid, pin):
             if not select.select([fd], [], [], _PATIENCE)[0]:
                 raise BulkheadError("Cannot kill process %d (%s): it did not die within %d s. Look at its state in /proc/%d/stack."
                                     % (pid, _command(host, pid), _PATIENCE, pid))
-            try:
-                os.waitpid(pid, os.WNOHANG)  # one that this very run has made is our child
-            except ChildProcessError:
-                pass
+            if pid == pin.init:
+                try:
+                    os.waitpid(pid, os.WNOHANG)  # a keeper that this very run has made is our child
+                except ChildProcessError:
+                    pass
     except ProcessLookupError:
         pass
     finally:
