@@ -127,11 +127,21 @@ def _init(fd, identity, inits):
 
 def running(pid, proc="/proc"):
     """Whether a process is there and no zombie."""
+    return _stat(pid, proc)[0] not in (b"Z", b"X", b"")
+
+
+def parent(pid, proc="/proc"):
+    """The pid of a process's parent, 0 when it has none that we see or is gone."""
+    return int(_stat(pid, proc)[1] or 0)
+
+
+def _stat(pid, proc):
+    """State and what follows in /proc/PID/stat, behind the name, which may have anything in it."""
     try:
         with open("%s/%d/stat" % (proc, pid), "rb") as stream:
-            return stream.read().rpartition(b") ")[2][:1] not in (b"Z", b"X", b"")
+            return stream.read().rpartition(b") ")[2].split() or (b"", b"")
     except OSError:
-        return False
+        return b"", b""
 
 
 def mount_id(path="/proc/self/ns/mnt"):

@@ -27,11 +27,12 @@ class NamespaceSpec:
 
     ``sysctls``: {"net/ipv4/ip_forward": text}. Maps: [[inside, outside, count], ...] in order. ``time_offsets``: {clock: seconds}.
     ``exact``: a declaration is the whole (the composite), so types that it does not name are taken away.
-    ``furnish`` and ``root_stale`` are the composite's hooks for a prepared root, see `_resources/namespace.py`.
+    ``furnish`` and ``root_stale`` are the composite's hooks for a prepared root, ``made`` and ``renewed`` what the plan answers
+    it, see `_resources/namespace.py`.
     """
 
     __slots__ = ("name", "types", "hostname", "domainname", "sysctls", "uid_map", "gid_map", "time_offsets", "loopback", "cgroup",
-                 "owner", "state", "on_mismatch", "force", "kill", "exact", "furnish", "root_stale", "options")
+                 "owner", "state", "on_mismatch", "force", "kill", "exact", "furnish", "root_stale", "made", "renewed", "options")
 
     @property
     def key(self):
@@ -52,6 +53,7 @@ class NamespaceSpec:
             return None if options.get(key) is None else parse(options[key], at(key), problems, *more)
 
         spec.exact, spec.furnish, spec.root_stale = name is not None, None, False
+        spec.made, spec.renewed = [], []
         spec.name = values.name(options.get("name"), at("name"), problems) if name is None else name
         spec.state = given("state", values.choice, STATES) or "present"
         spec.on_mismatch = given("on_mismatch", values.choice, MISMATCH) or "fail"

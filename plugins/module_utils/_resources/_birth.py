@@ -30,6 +30,7 @@ from .._kernel import keeper, nsfs
 from .._kernel import syscalls as sc
 from .._model.errors import BulkheadError
 from .._model.namespace import map_text
+from . import _pins
 
 
 class Request:
@@ -85,26 +86,6 @@ def _furnish_template(point):
     os.chdir(point)
     sc.pivot_root(".", ".")  # the old root is now on top of the new one
     sc.umount(".", sc.MNT_DETACH)
-
-
-def ready_netns(host):
-    """/run/netns as ip-netns(8) wants it: a shared mount, so that pins and their removal reach every mount namespace."""
-    os.makedirs(host.netns, mode=0o755, exist_ok=True)
-    mount = host.mounts().top(host.netns)
-    if mount is not None and mount.shared:
-        return
-    import fcntl
-
-    fd = os.open(host.netns, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # ip-netns(8) does the same under this lock
-        if mount is None:
-            sc.mount(host.netns, host.netns, None, sc.MS_BIND | sc.MS_REC)
-            sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_PRIVATE)
-        sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_SHARED)
-    finally:
-        os.close(fd)
-    host.forget()
 
 
 class _Birth:
@@ -217,33 +198,13 @@ class _Birth:
             os.close(fd)
 
     def _pin(self):
-        request, found = self.request, {}
-        if "net" in request.make:
-            ready_netns(self.host)
-        if request.make.difference(("net",)) and request.name != nsfs.TEMPLATE:
-            os.makedirs("%s/ns/%s" % (self.host.state, request.name), mode=0o755, exist_ok=True)
+        found = {}
         for kind in nsfs.TYPES:
-            if kind in request.make:
-                path = nsfs.pin_path(self.host, request.name, kind)
-                source = "%s/%d/ns/%s" % (self.proc, self.inner, "time_for_children" if kind == "time" else kind)
-                self._bind(source, path, kind)
-                self.bound.append(path)
-                found[kind] = nsfs.identity(path)
-                if kind == "mnt" and request.name != nsfs.TEMPLATE:
-                    link = "%s/ns/%s/mnt" % (self.host.state, request.name)
-                    nsfs.unpin(link)
-                    os.symlink("../../mntns/" + request.name, link)
-                    self.bound.append(link)
+            if kind in self.request.make:
+                link = "time_for_children" if kind == "time" else kind
+                found[kind] = _pins.pin(self.host, self.request.name, kind, "%s/%d/ns/%s" % (self.proc, self.inner, link))
+                self.bound.append(kind)
         return found
-
-    def _bind(self, source, path, kind):
-        try:
-            nsfs.make_pin(source, path)
-        except OSError as exc:
-            if kind == "mnt" and exc.errno == errno.EINVAL:
-                raise OSError(errno.EINVAL, "the kernel does not let this mount namespace, %s, pin a younger one; is %s a private mount?" % (
-                    os.readlink(self.proc + "/self/ns/mnt"), os.path.dirname(path))) from exc
-            raise
 
     def _settle_owned(self):
         """What the root of a user namespace may not set on every kernel is set by the host's, from a child that visits."""
@@ -268,12 +229,7 @@ class _Birth:
         if "up_r" in self.fds:
             while os.read(self.fds["up_r"], 65536):  # until the last of the children is gone
                 pass
-        for path in reversed(self.bound):
-            nsfs.unpin(path)
-        try:
-            os.rmdir("%s/ns/%s" % (self.host.state, self.request.name))
-        except OSError:  # it was never made, or has other pins
-            pass
+        _pins.unpin(self.host, self.request.name, reversed(self.bound))
 
     def _close(self, *names):
         for name in names:

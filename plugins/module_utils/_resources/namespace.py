@@ -10,6 +10,8 @@ For the composite, a NamespaceSpec has two hooks:
   set's pid namespace when it has one, and with all its other namespaces; ``close()`` always follows in the parent.
   ``spec.root_stale`` says that the prepared root must be made anew: its mount namespace and with it the pid namespace, whose
   init lives in that root.
+plan() answers in ``spec.made`` which types it makes, and in ``spec.renewed`` which living ones it takes away, to make them
+again or for good, so that what lives in them can be stopped before.
 A prepared root captures pid (/proc), net (/sys), ipc, cgroup and user: where one of these is made anew, so is mnt.
 """
 
@@ -23,7 +25,7 @@ from .._kernel import keeper, nsfs
 from .._kernel import syscalls as sc
 from .._model.errors import BulkheadError
 from .._model.namespace import TYPES, NamespaceSpec
-from . import _inside
+from . import _inside, _pins
 from ._birth import Request, birth
 
 NOUN = "namespace"
@@ -108,6 +110,8 @@ def _present(host, spec, plan, now):
         make.update(kind for kind in ("mnt", "pid") if kind in spec.types)
     extra = [kind for kind in TYPES if spec.exact and kind not in spec.types and pins[kind].state != "absent"]
     replaced = [kind for kind in TYPES if (kind in make or kind in extra) and pins[kind].state != "absent"]
+    spec.made = [kind for kind in TYPES if kind in make]
+    spec.renewed = [kind for kind in replaced if pins[kind].alive]
     kept = [kind for kind in spec.types if kind not in make]
     changes = _inside.changes(host, spec, now, kept)
     if not spec.exact:
@@ -120,7 +124,7 @@ def _present(host, spec, plan, now):
                             "or use another name." % (spec.name, ", ".join(foreign)), foreign=foreign)
     _foresee(host, spec, make, plan)
     if not spec.kill:
-        _refuse_members(host, now, [kind for kind in replaced if pins[kind].alive], "make anew" if make else "remove")
+        _refuse_members(host, now, spec.renewed, "make anew" if make else "remove")
     if make or extra:
         plan.differ("types", [kind for kind in TYPES if pins[kind].alive],
                     [kind for kind in TYPES if kind in spec.types or (pins[kind].alive and kind not in extra)])
@@ -130,7 +134,7 @@ def _present(host, spec, plan, now):
             plan.differ("stale", states, {})
         plan.add("remove %s of namespaces %s" % (", ".join(replaced), spec.name), lambda: _remove(host, spec, now, replaced))
     if make:
-        order = [kind for kind in TYPES if kind in make]
+        order = spec.made
         plan.add("create %s of namespaces %s" % (", ".join(order), spec.name), lambda: _create(host, spec, order),
                  lambda: _undo_create(host, spec.name, order))
         for key, value in _inside.initial(spec, make).items():
@@ -239,6 +243,7 @@ def _undo_create(host, name, order):
 
 def _absent(host, spec, plan, now):
     kinds = [kind for kind in (spec.types or TYPES) if now.pins[kind].state != "absent"]
+    spec.renewed = [kind for kind in kinds if now.pins[kind].alive]
     whole = all(now.pins[kind].state == "absent" or kind in kinds for kind in TYPES)
     if whole and not spec.exact:
         plan.record(NOUN, spec.name, None)
@@ -251,7 +256,7 @@ def _absent(host, spec, plan, now):
         raise BulkheadError("Cannot remove namespaces %s: its %s was made by somebody else. Set force: true to remove it all the same."
                             % (spec.name, ", ".join(foreign)), foreign=foreign)
     if not spec.kill:
-        _refuse_members(host, now, [kind for kind in kinds if now.pins[kind].alive], "remove")
+        _refuse_members(host, now, spec.renewed, "remove")
     plan.differ("types", [kind for kind in TYPES if now.pins[kind].state != "absent"],
                 [kind for kind in TYPES if now.pins[kind].state != "absent" and kind not in kinds])
     plan.add("remove %s of namespaces %s" % (", ".join(kinds), spec.name), lambda: _remove(host, spec, now, kinds))
@@ -268,15 +273,7 @@ def _remove(host, spec, now, kinds):
 def _remove_pins(host, now, kinds):
     if "pid" in kinds and now.pins["pid"].init is not None:
         _end(host, now.pins["pid"].init, now.pins["pid"])
-    for kind in reversed(TYPES):
-        if kind in kinds:
-            nsfs.unpin(now.pins[kind].path)
-            if kind == "mnt":
-                nsfs.unpin("%s/ns/%s/mnt" % (host.state, now.name))
-    try:
-        os.rmdir("%s/ns/%s" % (host.state, now.name))
-    except OSError:  # other pins are in it, or there was none
-        pass
+    _pins.unpin(host, now.name, [kind for kind in reversed(TYPES) if kind in kinds])
 
 
 # -- who lives inside

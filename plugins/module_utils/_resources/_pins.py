@@ -1,0 +1,65 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where the namespaces of a set are pinned, and how a pin is made and taken away."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from .._kernel import nsfs
+from .._kernel import syscalls as sc
+
+
+def pin(host, name, kind, source):
+    """Bind a namespace's file, /proc/PID/ns/TYPE, where the pin of this set belongs; returns its identity."""
+    path = nsfs.pin_path(host, name, kind)
+    if kind == "net":
+        _ready_netns(host)
+    elif name != nsfs.TEMPLATE:
+        os.makedirs("%s/ns/%s" % (host.state, name), mode=0o755, exist_ok=True)
+    try:
+        nsfs.make_pin(source, path)
+    except OSError as exc:
+        if kind == "mnt" and exc.errno == errno.EINVAL:
+            raise OSError(errno.EINVAL, "the kernel does not let the mount namespace that we are in pin this one; "
+                                        "is %s a private mount?" % os.path.dirname(path)) from exc
+        raise
+    if kind == "mnt" and name != nsfs.TEMPLATE:
+        link = "%s/ns/%s/mnt" % (host.state, name)
+        nsfs.unpin(link)
+        os.symlink("../../mntns/" + name, link)
+    return nsfs.identity(path)
+
+
+def unpin(host, name, kinds):
+    """Take these pins of a set away, whatever they hold, and what is empty then."""
+    for kind in kinds:
+        nsfs.unpin(nsfs.pin_path(host, name, kind))
+        if kind == "mnt" and name != nsfs.TEMPLATE:
+            nsfs.unpin("%s/ns/%s/mnt" % (host.state, name))
+    try:
+        os.rmdir("%s/ns/%s" % (host.state, name))
+    except OSError:  # other pins are in it, or there was none
+        pass
+
+
+def _ready_netns(host):
+    """/run/netns as ip-netns(8) wants it: a shared mount, so that pins and their removal reach every mount namespace."""
+    mount = host.mounts().top(host.netns)
+    if mount is not None and mount.shared:
+        return
+    os.makedirs(host.netns, mode=0o755, exist_ok=True)
+    fd = os.open(host.netns, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # ip-netns(8) does the same under this lock
+        if mount is None:
+            sc.mount(host.netns, host.netns, None, sc.MS_BIND | sc.MS_REC)
+            sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_PRIVATE)
+        sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_SHARED)
+    finally:
+        os.close(fd)
+    host.forget()
