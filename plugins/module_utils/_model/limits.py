@@ -222,9 +222,13 @@ PARSE = {
 
 # -- reading the kernel's text
 
+def _whole(word):
+    return word.isascii() and word.isdigit()
+
+
 def _read_number(text):
-    word = text.split()[-1] if text else ""  # io.weight says `default 100` first
-    return MAX if word == MAX else int(word) if word.lstrip("-").isdigit() else None
+    word = (text.split() or [""])[-1]  # io.weight says `default 100` first
+    return MAX if word == MAX else int(word) if _whole(word[1:] if word.startswith("-") else word) else None
 
 
 def _read_first(text):
@@ -233,7 +237,7 @@ def _read_first(text):
 
 def _read_quota(text):
     quota, space, period = text.partition(" ")
-    if not period.isdigit() or not (quota == MAX or quota.isdigit()):
+    if not _whole(period) or not (quota == MAX or _whole(quota)):
         return None
     return {"quota": MAX if quota == MAX else int(quota), "period": int(period)}
 
@@ -242,7 +246,7 @@ def _read_ranges(text):
     numbers = set()
     for part in text.split(",") if text else ():
         low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not _whole(low) or (dash and not _whole(high)) or int(high or low) > 8191:
             return text
         numbers.update(range(int(low), int(high or low) + 1))
     return show_ranges(numbers)
