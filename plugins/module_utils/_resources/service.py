@@ -1,0 +1,323 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A supervised service: its rendered files against what is declared, and its process against its rendered files."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from .._kernel import nsfs
+from .._model.errors import BulkheadError, Problems
+from .._model.service import DEFAULTS, ROOT_OPTIONS, ServiceSpec
+from .._supervisor import entry, pick
+from . import _unit, namespace
+
+NOUN = "service"
+
+
+def parse(options, path, problems):
+    return ServiceSpec.from_options(options, path, problems)
+
+
+class Found:
+    """What is there of a service: ``files`` as rendered (None: nothing), ``status`` as its supervisor tells it."""
+
+    def __init__(self, host, name):
+        supervisor = pick(host)
+        self.name = name
+        self.files = supervisor.read(host, name)
+        self.status = supervisor.status(host, name) if self.files is not None else None
+        self.options = _loads((self.files or {}).get("options.json"))
+        self.spec = _loads((self.files or {}).get("spec.json"))
+        self.pid = self.status["pid"] if self.running else None
+        self.main_pid = supervisor.main_pid(host, self.pid) if self.pid else None
+        text = supervisor.started(host, name) if self.running else None
+        self.started = _loads(text) if text else None
+
+    @property
+    def running(self):
+        return self.status is not None and self.status["state"] == "started"
+
+    @property
+    def effective(self):
+        return dict(DEFAULTS, **self.options)
+
+    def stale(self, host, wanted):
+        """Options that the running process does not have as in ``wanted``, an entry spec; also when its namespaces were replaced."""
+        keys = set(_unit.restart_keys(self.started, wanted)) if self.started else set()
+        pins = dict(wanted["namespaces"], pid=wanted["pid_namespace"])
+        for kind, path in pins.items() if self.main_pid else ():
+            mine = nsfs.identity("%s/%d/ns/%s" % (host.proc, self.main_pid, kind))
+            if path and mine is not None and mine != nsfs.identity(path):
+                keys.add("namespace")
+        return sorted(keys)
+
+
+def found(host, name):
+    """The Found of this run."""
+    return host.cached((NOUN, name), lambda: Found(host, name))
+
+
+def plan(host, spec, plan):
+    """See `_engine/plan.py`."""
+    if spec.state == "absent":
+        plan_removal(host, spec.name, plan)
+        if not spec.whole:
+            plan.record(NOUN, spec.name, None)
+        return
+    now = found(host, spec.name)
+    base = {} if spec.whole else now.options or _recorded(host, spec.name)
+    options = spec.effective(base)
+    types = _types(host, spec, options, plan)
+    _refuse(host, spec, options, types)
+    supervisor = pick(host)
+    supervisor.require("pid" in types)
+    unit = _unit.build(host, spec.name, options, types)
+    unit.down = spec.state == "stopped"
+    unit.options = spec.declared if spec.whole else dict(base, **spec.declared)
+    files = supervisor.render(host, unit, _unit.dump)
+    running = now.running and not spec.renew
+    _Plan(host, spec, plan, now, options, unit, files, supervisor).steps(running)
+    host.promised.add((NOUN, spec.name))
+    if not spec.whole:
+        plan.record(NOUN, spec.name, dict(spec.raw, state="stopped" if spec.state == "stopped" else "started"), merge=True)
+
+
+class _Plan:
+    """The steps for one service that is to be there."""
+
+    def __init__(self, host, spec, plan, now, options, unit, files, supervisor):
+        self.host, self.spec, self.plan, self.now, self.options = host, spec, plan, now, options
+        self.unit, self.files, self.supervisor, self.name = unit, files, supervisor, spec.name
+
+    def steps(self, running):
+        plan, now, name = self.plan, self.now, self.name
+        if now.files is None:
+            self._differ({})
+            plan.add("create service %s" % name, self._write, lambda: self.supervisor.remove(self.host, name, 1.0, keep_log=False))
+        elif {path: text for path, text in now.files.items()} != self.files:
+            self._differ(now.effective)
+            plan.add("configure service %s" % name, self._write, self._write_back)
+        state = self.spec.state
+        if state == "stopped":
+            if now.status is not None and (now.running or now.status["want"] == "started"):
+                plan.differ("state", "started", "stopped")
+                plan.add("stop service %s" % name, self._stop, self._start)
+            return
+        keys = now.stale(self.host, self.files_spec()) if running else []
+        if running and self._log_switched():
+            keys = sorted(set(keys) | {"log"})
+        if state == "restarted" and running or keys and self.spec.on_change == "restart":
+            plan.add("restart service %s" % name, self._restart)
+        elif running:
+            plan.needs_restart(name, keys)
+        else:
+            if not now.running:
+                plan.differ("state", "stopped" if now.files is not None else "absent", "started")
+            plan.add("start service %s" % name, self._start, self._stop)
+
+    def files_spec(self):
+        return _loads(self.files["spec.json"])
+
+    def _log_switched(self):
+        """runsv takes notice of a log service only when it starts."""
+        return (self.now.files is not None) and ("log/run" in self.now.files) != ("log/run" in self.files)
+
+    def _differ(self, before):
+        for key in DEFAULTS:
+            old, new = before.get(key), self.options[key]
+            if old != new and not (not before and new in (None, [], {})):
+                if key == "environment":
+                    old, new = _veiled(old or {}, new), _veiled(new, old or {})
+                self.plan.differ(key, old, new)
+
+    def _write(self):
+        _unit.make_filter(self.host, self.options)
+        self.supervisor.write(self.host, self.name, self.files)
+
+    def _write_back(self):
+        self.supervisor.write(self.host, self.name, self.now.files)
+        if self.now.running and not (self.supervisor.status(self.host, self.name) or {}).get("pid"):
+            self._run()
+
+    def _run(self):
+        entry.ensure(self.host)
+        _unit.make_filter(self.host, self.options)
+        if self.options["cgroup"]:
+            for leaf in (self.name.rpartition("/")[2], "exec"):
+                self.host.cgroups().make_leaf(self.options["cgroup"], leaf)
+        self.supervisor.start(self.host, self.name)
+
+    def _start(self):
+        try:
+            self._run()
+        except BaseException:
+            self._stop()
+            raise
+        if self.options["health"]:
+            await_health(self.host, self.name, self.options["health"])
+
+    def _stop(self):
+        self.supervisor.stop(self.host, self.name, self.options["stop_timeout"] / 1e6)
+
+    def _restart(self):
+        self.supervisor.stop(self.host, self.name, self.now.effective["stop_timeout"] / 1e6)
+        if self._log_switched():
+            self.supervisor.forget(self.host, self.name)
+        self._start()
+
+
+def plan_stop(host, name, plan):
+    """Stop it, if it runs, so that what it lives in can be replaced; a later plan of the same run starts it."""
+    now = found(host, name)
+    if now.status is not None and (now.running or now.status["want"] == "started"):
+        plan.add("stop service %s" % name, lambda: pick(host).stop(host, name, now.effective["stop_timeout"] / 1e6),
+                 lambda: pick(host).start(host, name))
+
+
+def plan_removal(host, name, plan):
+    """Stop it and remove it with its log."""
+    now = found(host, name)
+    if now.files is None:
+        return
+    plan.differ("state", "started" if now.running else "stopped", "absent")
+    plan.add("remove service %s" % name,
+             lambda: pick(host).remove(host, name, now.effective["stop_timeout"] / 1e6, keep_log=False))
+
+
+# -- what can be refused before anything is touched
+
+def _types(host, spec, options, plan):
+    """The types of the namespaces to join."""
+    if spec.types is not None:
+        return spec.types
+    name = options["namespace"]
+    if name is None:
+        return ()
+    now = namespace.found(host, name)
+    dead = [kind for kind, pin in now.pins.items() if pin.state not in ("alive", "absent")]
+    types = tuple(kind for kind, pin in now.pins.items() if pin.alive)
+    if dead and not host.check:
+        raise BulkheadError("Cannot set up service %s: the %s of namespaces %s is %s. Mend it with the module namespace." % (
+            spec.name, dead[0], name, now.pins[dead[0]].state))
+    if not types and not host.check and (namespace.NOUN, name) not in host.promised:
+        raise BulkheadError("Cannot set up service %s: there are no namespaces %s. Make them first, with the module namespace." % (spec.name, name))
+    if not types:
+        plan.warn("The namespaces %s do not exist yet. Make them before the service %s." % (name, spec.name))
+    return types
+
+
+def _refuse(host, spec, options, types):
+    name = spec.name
+    if options["command"] is None:
+        raise BulkheadError("Cannot set up service %s: it has no command yet. Give command." % name)
+    outside = [one for one in options["ambient_capabilities"] if one not in options["capabilities"]]
+    if outside:
+        raise BulkheadError("Cannot set up service %s: ambient_capabilities has %s, which capabilities does not keep. Name it there too." % (
+            name, ", ".join(outside)))
+    if options["root"] is None and "mnt" not in types and not host.check and "root" not in spec.promised:
+        raise BulkheadError("Cannot set up service %s: it has no root. Give root, or a namespace of type mnt." % name)
+    wanted = [key for key in ROOT_OPTIONS if options[key]]
+    if wanted and "mnt" in types:
+        raise BulkheadError("Cannot set up service %s: %s belongs to the root of namespaces %s, which all its services share. "
+                            "Declare it with the sandbox." % (name, wanted[0], options["namespace"]))
+    if wanted:
+        raise BulkheadError("Cannot set up service %s: %s needs a mount namespace with a prepared root. Use a sandbox." % (name, wanted[0]))
+    if options["cgroup"] and "cgroup" not in spec.promised and ("cgroup", options["cgroup"]) not in host.promised and not host.check:
+        if not host.cgroups().exists(options["cgroup"]):
+            raise BulkheadError("Cannot set up service %s: there is no cgroup %s. Make it first, with the module cgroup." % (name, options["cgroup"]))
+
+
+# -- health
+
+def check(host, name):
+    """Does its health check succeed now? None when it has none, or does not run."""
+    now = Found(host, name)
+    if not now.running or "check" not in now.files:
+        return None
+    return host.run(entry.command(host, pick(host).directory(host, name) + "/health.json"))[0] == 0
+
+
+def await_health(host, name, health):
+    """Wait until the check succeeds, for the start period and then ``retries`` intervals; warn when it does not."""
+    deadline, pause = time.monotonic() + (health["start_period"] + health["retries"] * health["interval"]) / 1e6, 0.05
+    while True:
+        healthy = check(host, name)
+        if healthy or time.monotonic() > deadline:
+            break
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 1.6, health["interval"] / 1e6)
+    _healthy(host)[name] = bool(healthy)
+    if not healthy:
+        host.warn("Service %s was started and is not healthy. Its last words: %s" % (name, pick(host).last_words(host, name) or "none"))
+
+
+def _healthy(host):
+    """{name: what its check said after the start} of this run."""
+    return vars(host).setdefault("healthy", {})
+
+
+# -- shown
+
+def names(host):
+    return pick(host).names(host)
+
+
+def pid(host, name):
+    """The process that its supervisor holds, all others of it being its descendants; None when it does not run."""
+    return found(host, name).pid
+
+
+def show(host, name, healthy=None):
+    """A service as `chroot_service_info` shows it; None when there is none. Values of its environment stay out."""
+    now = found(host, name)
+    if now.files is None:
+        return None
+    shown = {key: value for key, value in now.effective.items() if key not in ROOT_OPTIONS}
+    shown["environment"] = sorted(shown["environment"])
+    shown["umask"] = "%04o" % shown["umask"]
+    shown.update(name=name, state="started" if now.running else "stopped", pid=now.main_pid, supervised_pid=now.pid,
+                 since=now.status["since"] if now.running else None, log_file=None, healthy=healthy,
+                 restart_required=now.stale(host, now.spec) if now.running else [])
+    if shown["log"]["enabled"]:
+        shown["log_file"] = pick(host).log_directory(host, name) + "/current"
+    return shown
+
+
+def result(host, params, outcome):
+    """What the module returns beside the common keys."""
+    name = params["name"]
+    healthy = _healthy(host)[name] if name in _healthy(host) else None if host.check else check(host, name)
+    return {NOUN: show(host, name, healthy) or {"name": name, "state": "absent"}}
+
+
+def info(host, params):
+    """What the _info module returns."""
+    wanted = [params["name"]] if params.get("name") else names(host)
+    return {"services": [shown for shown in (show(host, name, check(host, name)) for name in wanted) if shown is not None]}
+
+
+# -- helpers
+
+def _recorded(host, name):
+    """What was declared before, where nothing is rendered any more (after a reboot)."""
+    raw = host.records.options(NOUN, name)
+    if not raw:
+        return {}
+    return ServiceSpec.from_options(dict(raw, name=name), "", Problems()).declared
+
+
+def _veiled(environment, other):
+    """Names with what may be told of their values: whether they are the same on both sides."""
+    return {key: "(same)" if other.get(key) == value else "(another value)" for key, value in environment.items()}
+
+
+def _loads(text):
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

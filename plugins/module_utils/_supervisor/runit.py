@@ -1,0 +1,364 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services as runit keeps them: one directory each below STATE/service, talked to through runsv's own fifos and status file.
+
+    run       becomes the entry (setsid, and where there is a pid namespace nsenter and tini, then enter); finish sweeps up and says
+              whether runsv restarts it; check is the health check; control/t sends another stop signal; log/run is svlogd
+    spec.json what the next start reads; started.json is a link to what the running process was started with
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+
+from .._model.errors import BulkheadError
+from . import entry, scan
+
+PACKAGES = {"runsvdir": "runit", "runsv": "runit", "svlogd": "runit", "tini": "tini", "nsenter": "util-linux", "setsid": "util-linux"}
+TOOL_PATHS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
+FILES = ("run", "finish", "check", "control/t", "log/run", "spec.json", "health.json", "options.json", "down")
+KILL_WAIT = 10.0  # seconds that a killed service may take to be gone
+_DOWN, _RUN, _FINISH = 0, 1, 2
+_TAI = 4611686018427387914  # second 0 of Unix time as runsv counts
+
+# Kills what the last start left behind: its session, or where it had a cgroup of its own all of that.
+_SWEEP = """\
+if read -r session < session; then
+    for pid in %s; do
+        pid=${pid#/proc/}
+        if read -r line < "/proc/$pid/stat"; then
+            set -- ${line##*) }
+            if [ "$4" = "$session" ]; then kill -9 "$pid"; fi
+        fi
+    done
+    rm -f session
+fi 2> /dev/null
+"""
+_SWEEP_CGROUP = """\
+if [ -e session ]; then
+    echo 1 > %s
+    rm -f session
+fi 2> /dev/null
+"""
+
+
+class Unit:
+    """A service as it is to be rendered.
+
+    ``name``; ``spec``: the entry's (`_program/enter.py`), with `started` left to us; ``health``: the entry spec of its check or None;
+    ``pid_pin``: the pid namespace to be born in, or None; ``stop_signal``: its name without SIG; ``restart``: no, on-failure or always;
+    ``log``: {size, files} or None for none; ``tasks``: a file that lists the processes of its cgroup, or None; ``kill``: the
+    cgroup.kill of its own cgroup, or None; ``down``: whether the supervisor leaves it stopped; ``options``: what was declared.
+    """
+
+    __slots__ = ("name", "spec", "health", "pid_pin", "stop_signal", "restart", "log", "tasks", "kill", "down", "options")
+
+    def __init__(self, **values):
+        for name in self.__slots__:
+            setattr(self, name, values.get(name))
+
+
+def directory(host, name):
+    return "%s/service/%s" % (host.state, name.replace("/", ":"))
+
+
+def log_directory(host, name):
+    return "%s/%s" % (host.log, name.replace("/", ":"))
+
+
+def tool(name):
+    """The path of a program of the host, or an error that names its package."""
+    for place in TOOL_PATHS:
+        path = "%s/%s" % (place, name)
+        if os.access(path, os.X_OK):
+            return path
+    raise BulkheadError("Cannot manage services: %s is not installed. Install the package %s." % (name, PACKAGES[name]))
+
+
+def require(pid):
+    """Refuse a host that lacks what services need; with a pid namespace that is more."""
+    for name in ("runsvdir", "runsv", "svlogd", "setsid") + (("nsenter", "tini") if pid else ()):
+        tool(name)
+
+
+def render(host, unit, dump):
+    """{relative path: text} of its directory; ``dump`` writes JSON. Needs nothing of the host but the places of its tools."""
+    home = directory(host, unit.name)
+    spec = dict(unit.spec, started=home + "/started.json")
+    words = entry.command(host, home + "/spec.json")
+    if unit.pid_pin:  # whoever waits for a process in there must be outside: tini, which passes signals on
+        words = [tool("setsid"), tool("nsenter"), "--pid=" + unit.pid_pin, "--no-fork", "--", tool("tini"), "-s", "--"] + words
+    sweep = _SWEEP_CGROUP % _quoted(unit.kill) if unit.kill else _SWEEP % (
+        "$(cat %s)" % _quoted(unit.tasks) if unit.tasks else "/proc/[0-9]*")
+    head = "#!/bin/sh\n# %s, made by bulkhead\n" % unit.name
+    again = {"always": "", "no": "echo d > supervise/control\n",
+             "on-failure": 'if [ "$code" = 0 ]; then echo d > supervise/control; fi\n'}[unit.restart]
+    files = {
+        "run": head + sweep + "echo $$ > session\nexec 2>&1%s\nexec %s\n" % (
+            "" if unit.log else " > /dev/null", " ".join(_quoted(word) for word in words)),
+        "finish": head + "code=$1\necho \"$1 $2\" > ended\n" + sweep + again + "exit 0\n",
+        "spec.json": dump(spec),
+        "options.json": dump(unit.options),
+    }
+    if unit.health:
+        files["health.json"] = dump(unit.health)
+        files["check"] = head + "exec %s\n" % " ".join(_quoted(word) for word in entry.command(host, home + "/health.json"))
+    if unit.stop_signal != "TERM":
+        files["control/t"] = head + "exec kill -s %s \"$(cat supervise/pid)\"\n" % unit.stop_signal
+    if unit.log:
+        files["log/run"] = head + "exec %s -tt %s\n" % (tool("svlogd"), _quoted(log_directory(host, unit.name)))
+        files["log/config"] = "s%d\nn%d\n" % (unit.log["size"], unit.log["files"])
+    if unit.down:
+        files["down"] = ""
+    return files
+
+
+def read(host, name):
+    """{relative path: text} of a service that is there, else None."""
+    home, found = directory(host, name), {}
+    if not os.path.isdir(home):
+        return None
+    for path in FILES + ("log/config",):
+        try:
+            with open("%s/%s" % (home, path), encoding="utf-8", errors="surrogateescape") as stream:
+                found[path] = stream.read()
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+    return found
+
+
+def started(host, name):
+    """The text of the spec that the running process was started with, or None."""
+    try:
+        with open(directory(host, name) + "/started.json", encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def names(host):
+    """The names of all services that are there."""
+    try:
+        return sorted(name.replace(":", "/") for name in os.listdir(host.state + "/service") if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def write(host, name, files):
+    """Make a directory appear whole, or bring one that is there up to date file by file, each by a rename."""
+    home = directory(host, name)
+    if files.get("log/config"):
+        log = log_directory(host, name)
+        os.makedirs(log, mode=0o750, exist_ok=True)
+        _put(log + "/config", files["log/config"], 0o600)
+    if os.path.isdir(home):
+        for path in FILES + ("log/config",):
+            if path in files:
+                if _text(home + "/" + path) != files[path]:
+                    os.makedirs(os.path.dirname(home + "/" + path), mode=0o700, exist_ok=True)
+                    _put(home + "/" + path, files[path], _mode(path))
+            elif os.path.lexists(home + "/" + path):
+                os.unlink(home + "/" + path)
+        _control(home + "/log", b"h")  # svlogd reads its configuration again
+        return
+    temporary = "%s/service/.new-%s" % (host.state, os.path.basename(home))
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary, mode=0o700)
+    for path, text in files.items():
+        os.makedirs(os.path.dirname(temporary + "/" + path), mode=0o700, exist_ok=True)
+        _put(temporary + "/" + path, text, _mode(path))
+    os.rename(temporary, home)
+
+
+def status(host, name):
+    """{state: started, stopped or finishing, pid, want, since} of a service; None when runsv does not watch it."""
+    home = directory(host, name)
+    if not _watched(home):
+        return None
+    try:
+        with open(home + "/supervise/status", "rb") as stream:
+            data = stream.read(20)
+    except OSError:
+        return None
+    if len(data) < 20:
+        return None
+    pid = int.from_bytes(data[12:16], "little")
+    state = data[19]
+    return {"state": "started" if state == _RUN and pid else "finishing" if state == _FINISH else "stopped", "pid": pid or None,
+            "want": "started" if data[17:18] == b"u" else "stopped", "since": int.from_bytes(data[0:8], "big") - _TAI}
+
+
+def main_pid(host, pid):
+    """The process of the command itself: the child of tini where there is one, else the process that runsv holds."""
+    if pid and os.path.basename(_exe(host, pid)) == "tini":
+        children = _text("%s/%d/task/%d/children" % (host.proc, pid, pid)) or ""
+        return int(children.split()[0]) if children.split() else None
+    return pid
+
+
+def start(host, name, wait=10.0):
+    """Start it and wait until its command runs; raise when it does not, with its last words."""
+    home = directory(host, name)
+    if (status(host, name) or {}).get("state") != "started":
+        for stale in ("started.json", "ended"):
+            try:
+                os.unlink("%s/%s" % (home, stale))
+            except FileNotFoundError:
+                pass
+    scan.ensure(host, tool("runsvdir"))
+    scan.await_watch(host, home, _watched)
+    _control(home, b"u")
+    deadline, first = time.monotonic() + wait, None
+    while time.monotonic() < deadline:
+        now = status(host, name) or {"state": "stopped", "pid": None}
+        if now["state"] == "started":
+            first = first or now["pid"]
+            main = main_pid(host, now["pid"])
+            if now["pid"] == first and main and os.path.exists(home + "/started.json") and _exe(host, main) not in (
+                    "", host.state + "/bin/python3"):
+                time.sleep(0.05)  # many a wrong configuration shows in the first moments
+                if (status(host, name) or {}).get("pid") == first:
+                    return
+        if os.path.exists(home + "/ended"):
+            raise BulkheadError("Cannot start %s: it ended %s." % (name, _ending(host, name)))
+        time.sleep(0.01)
+    raise BulkheadError("Cannot start %s: its command did not run within %d s. See %s/current." % (name, wait, log_directory(host, name)))
+
+
+def stop(host, name, timeout=10.0):
+    """Send the stop signal; kill what is there after ``timeout`` seconds."""
+    home = directory(host, name)
+    if not _watched(home):
+        return
+    _control(home, b"d")
+    if not _await_down(host, name, timeout):
+        _control(home, b"k")
+        if not _await_down(host, name, KILL_WAIT):
+            raise BulkheadError("Cannot stop %s: process %s is still there %d s after it was killed." % (
+                name, (status(host, name) or {}).get("pid"), KILL_WAIT))
+    try:
+        os.unlink(home + "/started.json")
+    except FileNotFoundError:
+        pass
+
+
+def forget(host, name):
+    """Have runsv end, so that the next start finds a log service that came or went. It must be stopped."""
+    home, deadline = directory(host, name), time.monotonic() + KILL_WAIT
+    while _watched(home) and time.monotonic() < deadline:
+        _control(home, b"x")
+        time.sleep(0.01)
+
+
+def remove(host, name, timeout=10.0, keep_log=True):
+    """Stop it and take its directory away, with its log where asked."""
+    home = directory(host, name)
+    gone = "%s/service/.gone-%s" % (host.state, os.path.basename(home))
+    if os.path.isdir(home):
+        stop(host, name, timeout)
+        shutil.rmtree(gone, ignore_errors=True)
+        os.rename(home, gone)
+    if os.path.isdir(gone):  # also what a killed run left
+        deadline = time.monotonic() + KILL_WAIT
+        while _watched(gone) and time.monotonic() < deadline:
+            _control(gone, b"x")
+            time.sleep(0.01)
+        for dummy in range(100):  # svlogd and runsv may still write their last status
+            shutil.rmtree(gone, ignore_errors=True)
+            if not os.path.isdir(gone):
+                break
+            time.sleep(0.02)
+    if not keep_log:
+        shutil.rmtree(log_directory(host, name), ignore_errors=True)
+
+
+def last_words(host, name):
+    """The last line of its log, without the time, or ''."""
+    lines = (_text(log_directory(host, name) + "/current") or "").strip().splitlines()
+    return lines[-1].partition(" ")[2].strip()[:300] if lines else ""
+
+
+def _ending(host, name):
+    code, dummy, number = (_text(directory(host, name) + "/ended") or "").strip().partition(" ")
+    words = last_words(host, name)
+    text = "by signal %s" % number if code == "-1" else "with status %s" % (code or "unknown")
+    return text + (": " + "".join(char if char.isprintable() else "?" for char in words).rstrip(".") if words else "")
+
+
+def _await_down(host, name, seconds):
+    deadline, pause = time.monotonic() + seconds, 0.002
+    while True:
+        now = status(host, name)
+        if now is None or (now["state"] == "stopped" and not now["pid"]):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+
+
+def _watched(home):
+    """runsv keeps the reading end of supervise/ok open for as long as it lives."""
+    try:
+        os.close(os.open(home + "/supervise/ok", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as exc:
+        if exc.errno in (errno.ENXIO, errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
+def _control(home, words):
+    try:
+        fd = os.open(home + "/supervise/control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno in (errno.ENXIO, errno.ENOENT):
+            return False
+        raise
+    try:
+        os.write(fd, words)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _exe(host, pid):
+    try:
+        return os.readlink("%s/%d/exe" % (host.proc, pid))
+    except OSError:
+        return ""
+
+
+def _text(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def _mode(path):
+    return 0o600 if path.endswith((".json", "config", "down")) else 0o700
+
+
+def _put(path, text, mode):
+    temporary = "%s/.%s.new" % (os.path.dirname(path), os.path.basename(path))
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        os.fchmod(fd, mode)
+        stream.write(text)
+    os.rename(temporary, path)
+
+
+def _quoted(word):
+    """A word for sh."""
+    safe = word.replace("/", "").replace("-", "").replace(".", "").replace("_", "").replace("=", "").replace(":", "")
+    return word if safe.isascii() and safe.isalnum() else "'%s'" % word.replace("'", "'\"'\"'")
+
+
