@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from . import values
+from .errors import Problems
 
 TYPES = ("user", "cgroup", "ipc", "uts", "net", "pid", "time", "mnt")
 STATES = ("present", "absent")
@@ -26,13 +27,14 @@ class NamespaceSpec:
     """A set as declared. What was not declared is None, and then not compared; ``loopback`` is brought up at the making.
 
     ``sysctls``: {"net/ipv4/ip_forward": text}. Maps: [[inside, outside, count], ...] in order. ``time_offsets``: {clock: seconds}.
-    ``exact``: a declaration is the whole (the composite), so types that it does not name are taken away.
+    ``exact``: a declaration is the whole (the composite), so types that it does not name are taken away, and what is in
+    ``reset`` (keys, and sysctls as `sysctls/KEY`), which was declared once and is not any more, returns to what is new.
     ``furnish`` and ``root_stale`` are the composite's hooks for a prepared root, ``made`` and ``renewed`` what the plan answers
     it, see `_resources/namespace.py`.
     """
 
     __slots__ = ("name", "types", "hostname", "domainname", "sysctls", "uid_map", "gid_map", "time_offsets", "loopback", "cgroup",
-                 "owner", "state", "on_mismatch", "force", "kill", "exact", "furnish", "root_stale", "made", "renewed", "options")
+                 "owner", "state", "on_mismatch", "force", "kill", "exact", "furnish", "root_stale", "made", "renewed", "reset", "options")
 
     @property
     def key(self):
@@ -53,7 +55,7 @@ class NamespaceSpec:
             return None if options.get(key) is None else parse(options[key], at(key), problems, *more)
 
         spec.exact, spec.furnish, spec.root_stale = name is not None, None, False
-        spec.made, spec.renewed = [], []
+        spec.made, spec.renewed, spec.reset = [], [], ()
         spec.name = values.name(options.get("name"), at("name"), problems) if name is None else name
         spec.state = given("state", values.choice, STATES) or "present"
         spec.on_mismatch = given("on_mismatch", values.choice, MISMATCH) or "fail"
@@ -70,6 +72,16 @@ class NamespaceSpec:
         if spec.state == "present":
             spec._contradictions(at, problems)
         return spec
+
+    def drop(self, recorded):
+        """Note what the recorded declaration had and this one has not."""
+        recorded = recorded or {}
+        dropped = [key for key in ("hostname", "domainname", "loopback", "time_offsets", "owner")
+                   if recorded.get(key) is not None and getattr(self, key) is None and NEEDS.get(key, self.types[0]) in self.types]
+        for key in _sysctls(recorded.get("sysctls"), "", Problems()):
+            if key not in (self.sysctls or {}) and sysctl_type(key) in self.types:
+                dropped.append("sysctls/" + key)
+        self.reset = tuple(dropped)
 
     def _contradictions(self, at, problems):
         if self.types is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from .._kernel import nsfs
+from .._kernel import syscalls as sc
 from .._model.errors import BulkheadError
 from .._model.namespace import sysctl_type
 
@@ -53,30 +54,46 @@ def changes(host, spec, now, kinds):
     """Changes of what is declared in the living namespaces of these types."""
     found = []
     paths = {kind: now.pins[kind].path for kind in kinds}
-    if "uts" in kinds:
-        for key in ("hostname", "domainname"):
-            if getattr(spec, key) is not None:
-                current = _read(host, paths, "uts", _NAMES[key])
-                if current != getattr(spec, key):
-                    found.append(Change(key, "set " + key, current, getattr(spec, key), _namer(host, paths["uts"], key)))
-    for key, value in (spec.sysctls or {}).items():
-        kind = sysctl_type(key)
-        if kind in kinds:
+    for key, kind, value in _wanted(host, spec, now, kinds):
+        if kind == "net" and key == "loopback":
+            with nsfs.visit({"net": paths["net"]}, host.proc):
+                current = nsfs.loopback()
+            words, act = "bring %s lo" % ("up" if value else "down"), _lo(host, paths["net"])
+        elif key in _NAMES:
+            current = _read(host, paths, kind, _NAMES[key])
+            words, act = "set " + key, _namer(host, paths[kind], key)
+        else:
             try:
                 current = _read(host, paths, kind, key)
             except FileNotFoundError:
                 raise BulkheadError("Cannot set the sysctl %s of namespaces %s: there is none of that name in a namespace." % (key, spec.name)) from None
-            if current != value:
-                found.append(Change("sysctls." + key, "set sysctl " + key, current, value, _writer(host, paths, kind, key)))
-    wanted = spec.loopback
-    if "net" in kinds and wanted is None and now.unfinished("net"):
-        wanted = True
-    if "net" in kinds and wanted is not None:
-        with nsfs.visit({"net": paths["net"]}, host.proc):
-            current = nsfs.loopback()
-        if current != wanted:
-            found.append(Change("loopback", "bring %s lo" % ("up" if wanted else "down"), current, wanted, _lo(host, paths["net"])))
+            words, act = "set sysctl " + key, _writer(host, paths, kind, key)
+        if current != value:
+            found.append(Change(key if words[:3] != "set" or key in _NAMES else "sysctls." + key, words, current, value, act))
     return found
+
+
+def _wanted(host, spec, now, kinds):
+    """(key, type, value) of what is declared, and of what was and is not any more: the value that a new namespace has."""
+    if "uts" in kinds:
+        for key in _NAMES:
+            if getattr(spec, key) is not None:
+                yield key, "uts", getattr(spec, key)
+            elif key in spec.reset:  # a new one has a copy of the host's
+                yield key, "uts", nsfs.read_sysctl(_NAMES[key], host.proc)
+    for key, value in (spec.sysctls or {}).items():
+        if sysctl_type(key) in kinds:
+            yield key, sysctl_type(key), value
+    for entry in spec.reset:
+        head, slash, key = entry.partition("/")
+        kind = sysctl_type(key)
+        if slash and kind in kinds:
+            yield key, kind, nsfs.child({}, lambda key=key, kind=kind: sc.unshare(nsfs.FLAGS[kind]) or nsfs.read_sysctl(key, host.proc))
+    if "net" in kinds:
+        if spec.loopback is not None:
+            yield "loopback", "net", spec.loopback
+        elif now.unfinished("net") or "loopback" in spec.reset:
+            yield "loopback", "net", True
 
 
 def _read(host, paths, kind, key):

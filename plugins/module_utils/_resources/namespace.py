@@ -151,13 +151,15 @@ def _mismatch(host, spec, now):
     """{option: (before, after, types to make again)} of what the kernel fixes at the making of the namespaces that live."""
     live = [kind for kind in spec.types if now.pins[kind].alive]
     found = {}
-    owner = None
+    owner, key = None, "owner"
     if "user" in spec.types:
-        owner, key = now.pins["user"], "types"
+        owner, key = now.pins["user"].alive and now.pins["user"].identity, "types"
     elif spec.owner is not None:
-        owner, key = _owner(host, spec), "owner"
+        owner = _owner(host, spec).alive and _owner(host, spec).identity
+    elif "owner" in spec.reset:
+        owner = nsfs.identity(host.proc + "/self/ns/user")
     if owner is not None:
-        strangers = [kind for kind in live if kind != "user" and (not owner.alive or now.pins[kind].owner != owner.identity)]
+        strangers = [kind for kind in live if kind != "user" and now.pins[kind].owner != owner]
         if strangers:
             found[key] = ("%s owned by another user namespace" % ", ".join(strangers), "owned by %s" % (spec.owner or "its own"), strangers)
     if "user" in live and (spec.uid_map or spec.gid_map):
@@ -166,10 +168,11 @@ def _mismatch(host, spec, now):
             declared = getattr(spec, key)
             if declared is not None and sorted(declared) != sorted(maps[key]):
                 found[key] = (maps[key], declared, list(live))
-    if "time" in live and spec.time_offsets is not None:
+    declared = spec.time_offsets or ({"monotonic": 0, "boottime": 0} if "time_offsets" in spec.reset else None)
+    if "time" in live and declared is not None:
         offsets = _inside.time_offsets(host, now)
-        if offsets != spec.time_offsets:
-            found["time_offsets"] = (offsets, spec.time_offsets, ["time"])
+        if offsets != declared:
+            found["time_offsets"] = (offsets, declared, ["time"])
     elsewhere = spec.cgroup and now.keeper(host) and "pid" in live and _inside.other_cgroup(host, now.keeper(host), spec.cgroup)
     if elsewhere:
         found["cgroup"] = (elsewhere, spec.cgroup, [kind for kind in ("cgroup", "pid") if kind in live])
