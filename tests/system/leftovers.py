@@ -123,7 +123,7 @@ class Snapshot:
         pause = 0.005
         while True:
             lines = self.difference(Snapshot())
-            if not lines or time.monotonic() > end:
+            if not lines or time.monotonic() > end or all(": file " in line for line in lines):
                 return lines
             time.sleep(pause)
             pause = min(pause * 2, 0.5)

@@ -1,0 +1,220 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Kill every operation at every mutating system call, and let every such call fail in every way; then see it converge.
+
+    python tests/torture/run.py                    every point (`make torture`)
+    python tests/torture/run.py --sample SEED      some of them, the same for the same seed (`make test`)
+    python tests/torture/run.py --only 'cgroup-create 0 mkdir 1 EPERM'      one (KILL for the kill)
+    python tests/torture/run.py --list             the operations
+
+A point is (process, call, K): the K-th time that this process makes that call. They are taken from the trace of the unbroken
+run; a call without its point, or a point to which the run does not come, fails. After each: the next run converges to what
+was declared, the run after it is unchanged, removal is clean, its second run unchanged, and nothing is left on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import fnmatch
+import json
+import os
+import queue
+import random
+import subprocess
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "system")]
+ALONE = os.path.join(os.path.dirname(HERE), "alone")
+ERRORS = ("EPERM", "ENOMEM", "ENOSPC", "EBUSY", "EINTR", "EAGAIN", "ENOSYS")
+
+
+class Worker:
+    """A private host that answers requests; replaced when something was left on it."""
+
+    def __init__(self, alone):
+        self.alone = alone
+        self.process = None
+
+    def ask(self, request):
+        if self.process is None:
+            self.process = subprocess.Popen([*self.alone, sys.executable, "-B", os.path.join(HERE, "worker.py")], text=True,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        answer = json.loads(line) if line else {"points": [], "problems": ["the test's own process died"], "dirty": True}
+        if answer["dirty"]:
+            self.close()
+        return answer
+
+    def close(self):
+        """Returns what the private host itself found wrong at its end."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        process.stdin.close()
+        process.stdout.close()
+        return process.wait()
+
+
+class Tally:
+    """Counts and shows the outcome."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.counts = collections.OrderedDict()
+        self.failed = 0
+        self.passed = 0
+
+    def note(self, operation, kind, label, problems):
+        with self.lock:
+            counts = self.counts.setdefault(operation, collections.Counter())
+            counts[kind] += 1
+            counts["failed" if problems else "passed"] += 1
+            if problems:
+                self.failed += 1
+                print("FAILED %s" % label)
+                for problem in problems:
+                    print("    " + problem.rstrip().replace("\n", "\n    "))
+                sys.stdout.flush()
+            else:
+                self.passed += 1
+
+    def show(self, seconds):
+        print("%-28s %6s %6s %6s %6s %6s" % ("operation", "calls", "kills", "errors", "passed", "failed"))
+        for name, counts in self.counts.items():
+            print("%-28s %6d %6d %6d %6d %6d" % (name, counts["calls"], counts["kill"], counts["error"], counts["passed"],
+                                                counts["failed"]))
+        total = sum((counts for counts in self.counts.values()), collections.Counter())
+        print("%d kill points, %d errors, %d traces in %d s" % (total["kill"], total["error"], total["trace"], seconds))
+        print("%d passed, %d failed" % (self.passed, self.failed))
+
+
+def at_once(jobs, alone, items, act):
+    """act(worker, item) for each item, on so many private hosts."""
+    waiting = queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+
+    def serve():
+        worker = Worker(alone)
+        try:
+            while True:
+                act(worker, waiting.get_nowait())
+        except queue.Empty:
+            pass
+        finally:
+            worker.close()
+
+    threads = [threading.Thread(target=serve) for _ in range(min(jobs, max(len(items), 1)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def traces(jobs, alone, names, tally):
+    """{operation: its points}: each is traced twice, and must pass the same calls."""
+    found = {}
+
+    def act(worker, name):
+        first = worker.ask({"trace": name})
+        problems = first["problems"]
+        if not problems:
+            second = worker.ask({"trace": name})
+            problems = list(second["problems"])
+            calls = [sorted(map(tuple, (point[:3] for point in run["points"]))) for run in (first, second)]
+            if calls[0] != calls[1]:
+                problems.append("two runs make different calls: %s" % sorted(set(calls[0]) ^ set(calls[1])))
+            found[name] = first["points"]
+        tally.note(name, "trace", name, problems)
+        tally.counts[name]["calls"] = len(first["points"])
+
+    at_once(jobs, alone, names, act)
+    return found
+
+
+def choose(points, arguments):
+    """[(operation, point, error or None)]: everything, or the sample of a seed, spread over the operations."""
+    kills = [(name, point, None) for name in sorted(points) for point in points[name]]
+    errors = [(name, point, error) for name in sorted(points) for point in points[name] for error in ERRORS]
+    if arguments.sample is None:
+        return kills + errors
+    generator = random.Random(arguments.sample)
+    chosen = []
+    for cases, number in ((kills, arguments.kills), (errors, arguments.errors)):
+        generator.shuffle(cases)
+        by_name = collections.defaultdict(list)
+        for case in cases:
+            by_name[case[0]].append(case)
+        turns = sorted((turn, name, case) for name, some in by_name.items() for turn, case in enumerate(some[:number]))
+        chosen += [case for turn, name, case in sorted(turns, key=lambda entry: entry[:2])][:number]
+    return chosen
+
+
+def label(name, point, error):
+    return "%s %s %s %d %s" % (name, point[0], point[1], point[2], error or "KILL")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", metavar="SEED")
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--errors", type=int, default=60)
+    parser.add_argument("--operation", action="append", metavar="GLOB", help="only these")
+    parser.add_argument("--only", metavar="LABEL")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--alone", default="", help="options for the private hosts, such as '--root shared'")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--points", action="store_true", help="show the calls of each operation, break nothing")
+    arguments = parser.parse_args()
+    import operations
+
+    names = [name for name in operations.TABLE
+             if not arguments.operation or any(fnmatch.fnmatch(name, glob) for glob in arguments.operation)]
+    if arguments.list:
+        print("\n".join(names))
+        return 0
+    start = time.monotonic()
+    alone = [ALONE, *arguments.alone.split()]
+    tally = Tally()
+    if arguments.only:
+        name, process, call, count, error = arguments.only.split()
+        cases = [(name, [process, call, int(count)], None if error == "KILL" else error)]
+    else:
+        points = traces(arguments.jobs, alone, names, tally)
+        if arguments.points:
+            for name in names:
+                for point in points.get(name, ()):
+                    print(name, *point)
+            return 1 if tally.failed else 0
+        cases = choose(points, arguments)
+
+    def act(worker, case):
+        name, point, error = case
+        request = {"point": [name, *point[:3]], "error": error}
+        answer = worker.ask(request)
+        shown = "%s (%s)" % (label(name, point, error), point[3] if len(point) > 3 else "")
+        tally.note(name, "error" if error else "kill", shown, answer["problems"])
+
+    # a worker keeps the state of one operation: hand out whole operations where there are many points
+    groups = collections.defaultdict(list)
+    for case in cases:
+        groups[case[0]].append(case)
+    chunks = [some[at:at + 40] for some in groups.values() for at in range(0, len(some), 40)]
+    at_once(arguments.jobs, alone, chunks, lambda worker, chunk: [act(worker, case) for case in chunk])
+    tally.show(time.monotonic() - start)
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

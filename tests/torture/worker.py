@@ -1,0 +1,179 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Inside one private host: break operations at the points that run.py names, and look at what comes of it.
+
+Requests and answers are JSON lines on stdin and stdout.
+    {"trace": OPERATION}                                 -> {"points": [[process, call, K, on what], …], "problems": […]}
+    {"point": [OPERATION, process, call, K], "error": E} -> {"problems": […], "dirty": is this host of no more use?}
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pkgutil
+import signal
+import sys
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.dont_write_bytecode = True
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "system")]
+os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+import drive  # noqa: E402
+import leftovers  # noqa: E402
+import operations  # noqa: E402
+import tracer  # noqa: E402
+
+
+def import_all():
+    """What the engine imports when it needs it would else be read from disk in each traced run."""
+    import module_utils
+
+    for module in pkgutil.walk_packages(module_utils.__path__, "module_utils."):
+        if module.name.rsplit(".", 1)[-1] not in ("_adapter", "main", "enter", "__main__"):
+            try:
+                __import__(module.name)
+            except ImportError:
+                pass  # an operation that needs it says so
+
+
+def isolated(function, patience=60.0):
+    """function() in a forked child, as a module call is a process of its own."""
+    answer = os.memfd_create("answer")
+    pid = os.fork()
+    if not pid:
+        try:
+            os.pwrite(answer, json.dumps(function(), default=str).encode(), 0)
+        except BaseException as exc:
+            os.pwrite(answer, json.dumps({"error": "traceback: %r" % exc, "keys": {}, "changed": False}).encode(), 0)
+        finally:
+            os._exit(0)
+    end = time.monotonic() + patience
+    pause = 0.0005
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(answer)
+            return {"error": "it hangs", "keys": {}, "changed": False}
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+    text = os.pread(answer, 1 << 24, 0)
+    os.close(answer)
+    return json.loads(text) if text else {"error": "it died", "keys": {}, "changed": False}
+
+
+def apply(task):
+    noun, options = task
+    return isolated(lambda: drive.converge(noun, options))
+
+
+class Bench:
+    """One operation on this host: set up, break, mend, remove, compare."""
+
+    def __init__(self, name):
+        self.operation = operations.TABLE[name]
+        self.problems = []
+        self.cycle(None, None)  # makes the places that stay
+        self.problems = []
+        self.baseline = leftovers.Snapshot()
+
+    def must(self, what, task, changed=None):
+        answer = apply(task)
+        if "error" in answer:
+            self.problems.append("%s fails: %s" % (what, answer["error"]))
+        elif changed is not None and answer["changed"] != changed:
+            self.problems.append("%s says changed=%s: %s" % (what, answer["changed"], answer["actions"]))
+        return answer
+
+    def cycle(self, point, error, traced=True):
+        """Everything that is done at one point. Returns the Run."""
+        operation, self.problems = self.operation, []
+        operation.prepare()
+        for task in operation.before:
+            self.must("the set-up", task)
+        operation.damage()
+        noun, options = operation.act
+        run = tracer.trace(lambda: drive.converge(noun, options), point=point, error=error)
+        self.problems += run.problems
+        claimed = self.judge(run, point, error)
+        if operation.once:  # an act is repeated only when it did not say that it was done
+            if not claimed:
+                self.must("the next run", operation.act)
+        else:
+            self.must("the next run", operation.act, changed=False if claimed else None)
+        self.problems += ["the host is not as declared: %s" % line for line in operation.declared()]
+        self.must("the run after it", operation.steady, changed=False)
+        for task in operation.remove:
+            self.must("the removal", task)
+        for task in operation.remove:
+            self.must("the second removal", task, changed=False)
+        operation.cleanup()
+        return run
+
+    def judge(self, run, point, error):
+        """Is the answer of the broken run one that a user may be given? Did it claim to be done?"""
+        answer = run.answer
+        if point is not None and not run.reached:
+            self.problems.append("the run did not come to this call")
+        if answer is None:
+            if not run.killed or error is not None:
+                self.problems.append("the run gave no answer")
+            return False
+        if "traceback" in answer:
+            self.problems.append("traceback: " + answer["traceback"])
+            return False
+        if "error" in answer:
+            text = answer["error"]
+            if "\n" in text or not text.startswith("Cannot "):
+                self.problems.append("not a one-line error: %r" % text)
+            if point is None:
+                self.problems.append("the unbroken run fails: " + text)
+            return False
+        return True
+
+    def point(self, point, error):
+        self.cycle(point, error)
+        left = self.baseline.settled()
+        self.problems += ["left behind: " + line for line in left]
+        return {"problems": self.problems, "dirty": bool(self.problems)}
+
+    def trace(self):
+        run = self.cycle(None, None)
+        left = self.baseline.settled()
+        self.problems += ["left behind: " + line for line in left]
+        return {"points": run.points, "problems": self.problems, "dirty": bool(self.problems)}
+
+
+def main():
+    import_all()
+    benches = {}
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        name = request.get("trace") or request["point"][0]
+        try:
+            if name not in benches:
+                benches.clear()  # the baseline of one operation is that of its own start
+                benches[name] = Bench(name)
+            if "trace" in request:
+                answer = benches[name].trace()
+            else:
+                error = getattr(errno, request["error"]) if request.get("error") else None
+                answer = benches[name].point(request["point"][1:], error)
+        except Exception as exc:
+            import traceback
+
+            answer = {"points": [], "problems": ["the test itself: %r %s" % (exc, traceback.format_exc())], "dirty": True}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
