@@ -17,7 +17,16 @@ import pkgutil
 import zipfile
 
 PACKAGE = "bulkhead"
-MAIN = "import sys\n\nfrom %s._program.main import main\n\nsys.exit(main(sys.argv[1:]))\n" % PACKAGE
+MARK = b"bulkhead/_program/main.py"  # the name of an entry, which stands in every version of the file
+MAIN = """import sys
+
+from bulkhead import _once  # first: it makes the imports after it cheaper
+from bulkhead._program.main import main
+
+status = main(sys.argv[1:])
+_once.keep()
+sys.exit(status)
+"""
 
 
 def build(interpreter):
@@ -33,11 +42,13 @@ def build(interpreter):
 
 
 def files():
-    """{name in the archive: text}. The packages are the engine; the files beside them know Ansible."""
+    """{name in the archive: text}. The packages are the engine; of the files beside them, only _once knows nothing of Ansible."""
     top = __name__.rsplit("._program.", 1)[0]
     found = {"__main__.py": MAIN, PACKAGE + "/__init__.py": ""}
     for part in pkgutil.iter_modules(importlib.import_module(top).__path__):
-        if part.ispkg:
+        if part.name == "_once":
+            found[PACKAGE + "/_once.py"] = _source("%s._once" % top)
+        elif part.ispkg:
             package = "%s.%s" % (top, part.name)
             found["%s/%s/__init__.py" % (PACKAGE, part.name)] = _source(package)
             for module in pkgutil.iter_modules(importlib.import_module(package).__path__):

@@ -32,10 +32,25 @@ def exit_status(status):
 
 
 def _start(argv, env, streams):
-    try:
-        return os.posix_spawnp(argv[0], argv, env, file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)])
-    except OSError as exc:
-        raise BulkheadError("Cannot run %s: %s." % (argv[0], exc.strerror))
+    """The child tells on a pipe that closes at exec why there was none."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for number, fd in enumerate(streams):
+                os.dup2(fd, number)
+            os.execvpe(argv[0], argv, env)
+        except OSError as exc:
+            os.write(tell, exc.strerror.encode())
+        finally:
+            os._exit(127)
+    os.close(tell)
+    with os.fdopen(told, "rb") as stream:
+        reason = stream.read().decode()
+    if reason:
+        os.waitpid(pid, 0)
+        raise BulkheadError("Cannot run %s: %s." % (argv[0], reason))
+    return pid
 
 
 def _content(fd):

@@ -9,37 +9,102 @@ from __future__ import annotations
 import os
 import sys
 
+from .._engine.engine import converge
 from .._engine.host import Host
-from .._model.errors import BulkheadError
-from . import command
+from .._model import values
+from .._model.errors import BulkheadError, Problems
+from .._resources import preflight
+from . import command, host as whole_host, visit, whole
 
 USAGE = """usage: bulkhead VERB
 
-  restore                  make everything again that is recorded in /etc/bulkhead
-  list                     show what is recorded, and what of it exists
+  restore                     make everything again that /etc/bulkhead records, as after a reboot
+  list                        show what is recorded, and what of it is there
+  run NAME COMMAND...         run a command in a sandbox or like a service (SANDBOX/SERVICE), and end with its status
+  enter NAME [COMMAND...]     the same with a terminal of its own; without a command, a shell
+  clear                       take away all that a reboot would take; records and data stay
+  check                       say what this host allows
 """
 
 
 def main(arguments):
-    """Returns the exit status: 0 done, 1 refused or failed (one line on stderr), 2 called wrongly."""
-    if not arguments or arguments[0] not in VERBS:
+    """Returns the exit status: 0 done, 1 refused or failed (one line each on stderr), 2 called wrongly; of run and enter, the command's."""
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if verb in ("help", "--help", "-h"):
+        sys.stdout.write(USAGE)
+        return 0
+    if verb not in VERBS or not _fits(verb, rest):
         sys.stderr.write(USAGE)
-        return 0 if arguments[:1] in (["help"], ["--help"]) else 2
+        return 2
     if os.geteuid() != 0:
-        sys.stderr.write("Cannot %s: this needs root.\n" % arguments[0])
-        return 1
+        return _say(["Cannot %s: this needs root." % verb])
     try:
-        return VERBS[arguments[0]](Host(command.run), arguments[1:])
+        return VERBS[verb](Host(command.run), rest)
     except BulkheadError as exc:
-        sys.stderr.write(exc.message + "\n")
+        return _say([exc.message])
     except OSError as exc:
-        sys.stderr.write("Cannot %s: %s.\n" % (arguments[0], exc))
-    return 1
+        return _say(["Cannot %s: %s." % (verb, exc)])
 
 
-def show(host, arguments):
-    """The records of the host."""
+def _fits(verb, rest):
+    least, most = {"run": (2, None), "enter": (1, None)}.get(verb, (0, 0))
+    return len(rest) >= least and (most is None or len(rest) <= most)
+
+
+def _restore(host, rest):
+    done, failed = whole.restore(host)
+    _tell(done)
+    return _say(host.warnings + failed) if failed else 0
+
+
+def _clear(host, rest):
+    _tell(converge(host, whole_host, {"state": "absent", "clear": True}).joined("actions"))
     return 0
 
 
-VERBS = {"list": show}
+def _list(host, rest):
+    rows = [("NOUN", "NAME", "STATE", "SERVICES")]
+    for noun, name, resource, options in whole.recorded(host):
+        rows.append((noun, name) + whole.state(host, resource, options))
+    for row in rows if len(rows) > 1 else ():
+        sys.stdout.write("%-10s %-24s %-8s %s\n" % row)
+    return 0
+
+
+def _check(host, rest):
+    found = preflight.survey(host)
+    missing = ["Packages are missing: %s." % ", ".join(found["missing_tools"])] if found["missing_tools"] else []
+    _tell(["Linux %s, cgroups %s, init %s" % (found["kernel"], found["cgroup_mode"], found["init"])] + found["limits"])
+    return _say(found["problems"] + missing)
+
+
+def _run(host, rest):
+    return visit.visit(host, _name(rest[0]), rest[1:], False)
+
+
+def _enter(host, rest):
+    if not os.isatty(0) or not os.isatty(1):
+        raise BulkheadError("Cannot enter %s: this needs a terminal. Use run without one." % rest[0])
+    return visit.visit(host, _name(rest[0]), rest[1:] or ["/bin/sh"], True)
+
+
+def _name(text):
+    problems = Problems()
+    for part in text.split("/", 1):
+        values.name(part, "NAME", problems)
+    problems.raise_if_any()
+    return text
+
+
+def _tell(lines):
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
+def _say(lines):
+    for line in lines:
+        sys.stderr.write(line + "\n")
+    return 1 if lines else 0
+
+
+VERBS = {"restore": _restore, "list": _list, "clear": _clear, "check": _check, "run": _run, "enter": _enter}

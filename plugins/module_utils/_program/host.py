@@ -1,0 +1,184 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host as an object, for the module `host`: the program and the supervisor are there, or nothing of ours is any more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+
+from .._engine import places
+from .._kernel import nsfs
+from .._kernel import syscalls as sc
+from .._model import values
+from .._model.errors import BulkheadError
+from .._supervisor import entry, runit, scan
+from . import archive, whole
+
+NOUN = "host"
+PROGRAM = "/usr/local/bin/bulkhead"
+OLDEST = (3, 9)
+
+
+class HostSpec:
+    """What is to be on the host. ``clear``: only what a reboot would take, for it is to be restored."""
+
+    __slots__ = ("key", "program", "interpreter", "state", "remove_data", "clear")
+
+    def __init__(self):
+        self.key = NOUN
+        self.program = self.interpreter = None
+        self.state, self.remove_data, self.clear = "present", False, False
+
+
+def parse(options, path, problems):
+    """Read the options of the module."""
+    spec = HostSpec()
+    spec.program = values.absolute(options.get("program", PROGRAM), "program", problems)
+    if options.get("interpreter") is not None:
+        spec.interpreter = values.absolute(options["interpreter"], "interpreter", problems)
+    spec.state = values.choice(options.get("state", "present"), "state", problems, ("present", "absent"))
+    spec.remove_data = values.boolean(options.get("remove_data", False), "remove_data", problems)
+    spec.clear = options.get("clear", False)
+    return spec
+
+
+def plan(host, spec, plan):
+    """See `_engine/plan.py`."""
+    if spec.state == "present":
+        _plan_program(spec, plan)
+        if scan.find(host) is None:
+            plan.differ("supervisor", "absent", "running")
+            plan.add("start the supervisor", lambda: scan.ensure(host, runit.tool("runsvdir")), lambda: scan.shutdown(host))
+        return
+    for noun, name, resource in whole.existing(host):
+        plan.differ("%s %s" % (noun, name), "present", "absent")
+        plan.add("remove %s %s" % (noun, name),
+                 lambda each=(name, resource): whole.remove(host, each[0], each[1], remove_data=spec.remove_data, keep_record=spec.clear))
+    if not spec.clear:
+        _plan_files(host, spec, plan)
+    if plan.steps or any(host.mounts().top(path) is not None for path, flags, propagation in places.parts(host)) \
+            or not spec.clear and any(_removable(host, path) for path in _tops(host)):
+        plan.differ("supervisor", "running" if scan.find(host) else "absent", "absent")
+        plan.add("remove the supervisor and the places of ours", lambda: _remove_places(host, spec.clear))
+
+
+def result(host, params, outcome):
+    """What the module returns beside the actions."""
+    return {"host": {"program": params["program"] if os.path.exists(params["program"]) else None, "supervisor": scan.find(host)}}
+
+
+# -- the program
+
+def _plan_program(spec, plan):
+    content = archive.build(spec.interpreter or interpreter())
+    found = _found(spec.program)
+    if found == (content, 0o755, 0, 0):
+        return
+    plan.differ("program", None if found is None else "another version", spec.program)
+    plan.add("install program %s" % spec.program, lambda: _install(spec.program, content))
+
+
+def interpreter():
+    """The Python of the program: the host's own where it is new enough, for a virtual environment may go; else the one at hand."""
+    own = "/usr/bin/python3"
+    version = os.path.realpath(own).rpartition("python3.")[2]
+    if os.access(own, os.X_OK) and (not version.isdigit() or (3, int(version)) >= OLDEST):
+        return own
+    return sys.executable
+
+
+def _found(path):
+    """(content, mode, user, group) of the program, or None; what else is there by that name is not ours to replace or remove."""
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return None
+    content = b""
+    if stat.S_ISREG(state.st_mode):
+        with open(path, "rb") as stream:
+            content = stream.read()
+    if archive.MARK not in content:
+        raise BulkheadError("Cannot manage program %s: something else is there. Remove it, or give another path." % path)
+    return content, stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid
+
+
+def _install(path, content):
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = "%s/.%s.new" % (directory, name)
+    try:
+        os.unlink(temporary)  # of a run that was killed
+    except FileNotFoundError:
+        pass
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fchmod(fd, 0o755)  # whatever the umask said
+        os.fchown(fd, 0, 0)
+        os.fsync(fd)
+    os.rename(temporary, path)
+
+
+# -- nothing of ours any more
+
+def _plan_files(host, spec, plan):
+    """Files of ours; logs are data."""
+    if _found(spec.program) is not None:
+        plan.differ("program", spec.program, None)
+        plan.add("remove program %s" % spec.program, lambda: os.unlink(spec.program))
+    logs = ["%s/%s" % (host.log, name) for name in _list(host.log)] if spec.remove_data else []
+    if logs:
+        plan.differ("logs", host.log, None)
+        plan.add("remove the logs in %s" % host.log, lambda: [shutil.rmtree(path) for path in logs if os.path.isdir(path)])
+
+
+def _remove_places(host, clear):
+    scan.shutdown(host)
+    nsfs.unpin(nsfs.pin_path(host, nsfs.TEMPLATE, "mnt"))
+    entry.clear(host)
+    host.forget()
+    places.clear(host)
+    host.forget()
+    _remove_empty(host.state)
+    if clear:
+        return
+    for top in _tops(host):
+        _remove_empty(top)
+    if host.mounts().top(host.netns) is not None and not _list(host.netns):
+        # The shared mount that ip-netns(8) makes as we do; it makes it again when it needs it.
+        sc.umount(host.netns)
+        _remove_empty(host.netns)
+
+
+def _tops(host):
+    return host.etc, host.lib, host.log
+
+
+def _list(path):
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _removable(host, top):
+    """Are there directories of ours in it, or is it one, that hold nothing? What lies deeper is data; a mount point stays."""
+    children = _list(top)
+    if not children:
+        return os.path.isdir(top) and host.mounts().top(top) is None
+    return any(os.path.isdir(path) and not os.listdir(path) for path in ("%s/%s" % (top, name) for name in children))
+
+
+def _remove_empty(top):
+    """Remove the directories in it, and itself, that hold nothing."""
+    for path in ["%s/%s" % (top, name) for name in _list(top)] + [top]:
+        try:
+            os.rmdir(path)
+        except OSError:
+            pass  # a file, not empty, a mount point or not there: then it stays, and so does the one that holds it
