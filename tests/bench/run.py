@@ -1,0 +1,93 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How fast it is: `tests/bench/run.py [--floor FILE] [PART...]`. Prints a table and writes build/bench.json.
+
+Every figure is a ratio of medians of interleaved pairs, measured over allowed baseline, with its limit. Parts: calls, many, start.
+With --floor FILE, our floor is also compared with another one that prints the same JSON keys for `FILE COUNT`; that is no figure.
+Fails when a figure does not hold. docs/performance.md says what the figures are and what was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(HERE)), "scripts"))
+
+import measure  # noqa: E402
+import tree  # noqa: E402
+
+ALONE = [sys.executable, os.path.join(measure.ROOT, "tests", "alone"), sys.executable]
+PARTS = ("calls", "many", "start")
+LIMIT = 1800  # seconds for one part
+
+
+def part(name):
+    """The rows of one part. One that fails before it has any is a row itself."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as out:
+        try:
+            ended = subprocess.run([*ALONE, HERE + "/inside.py", name, out.name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, timeout=LIMIT, check=False)
+            why = measure.tail(ended.stdout) if ended.returncode else None
+        except subprocess.TimeoutExpired:
+            why = "not done within %d s" % LIMIT
+        found = [json.loads(line) for line in out]
+    if why:
+        found.append(measure.missing("the rest of " + name, 1, why))
+    return found
+
+
+def compare_floors(other):
+    """Our floor's operations over another's; both are run in turns in one private host each time."""
+    ours = [*ALONE, HERE + "/floor.py", "operations", "200"]
+    theirs = [*ALONE, other, "200"]
+    found = measure.rounds(measure.PAIRS, lambda: measure.answer(ours), lambda: measure.answer(theirs))
+    print("%-12s %10s %10s %7s" % ("operation", "ours, ms", "other, ms", "ratio"))
+    for key in found[0][0]:
+        if key != "count" and all(key in each for each in found[1]):
+            row = measure.row(key, 1.15, *[[each[key] for each in side] for side in found])
+            print("%-12s %10.4f %10.4f %7.3f%s" % (key, row["measured"], row["baseline"], row["ratio"],
+                                                   "" if 0.85 <= row["ratio"] <= 1.15 else "  differs by more than 15 %"))
+
+
+def table(rows):
+    print("%-58s %10s %10s %-4s %6s %6s  %-15s %s" % ("figure", "measured", "baseline", "", "ratio", "limit", "quartiles", "holds"))
+    for row in rows:
+        if row["ratio"] is None:
+            print("%-58s not measured: %s" % (row["name"], row["why"]))
+        else:
+            print("%-58s %10.2f %10.2f %-4s %6.3f %6.2f  %.3f … %.3f   %s" % (
+                row["name"], row["measured"], row["baseline"], row["unit"], row["ratio"], row["limit"], row["spread"][0],
+                row["spread"][1], "yes" if row["holds"] else "NO"))
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("parts", nargs="*", metavar="PART", help="calls, many, start; default all")
+    options.add_argument("--floor", metavar="FILE", help="another floor to compare ours with")
+    options = options.parse_args()
+    tree.sync()
+    begin, rows = time.monotonic(), []
+    for name in options.parts or PARTS:
+        rows += part(name)
+    os.makedirs(measure.ROOT + "/build", exist_ok=True)
+    with open(measure.ROOT + "/build/bench.json", "w", encoding="utf-8") as stream:
+        json.dump(rows, stream, indent=1)
+    table(rows)
+    if options.floor:
+        compare_floors(os.path.abspath(options.floor))
+    held = sum(row["holds"] for row in rows)
+    print("%d of %d figures hold (%.0f s)" % (held, len(rows), time.monotonic() - begin))
+    return 0 if rows and held == len(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
