@@ -22,13 +22,14 @@ _ACTS = ("reset", "remove_data", "force", "lazy")  # said of one run, never reco
 class OverlaySpec:
     """None means that the task does not name it: then it is neither compared nor changed."""
 
-    __slots__ = KEYS + ("key", "attributes", "declared", "whole")
+    __slots__ = KEYS + ("key", "attributes", "declared", "whole", "sandbox")
 
     @classmethod
     def from_options(cls, options, path, problems, defaults=None):
         """``defaults``: path, upper and work that follow from a sandbox's name; what else is not named then is the kernel's default."""
         spec, prefix = cls(), path + "." if path else ""
         spec.whole = defaults is not None
+        spec.sandbox = os.path.basename(defaults["path"]) if defaults else None
         options = values.mapping(options, path or "overlay", problems, KEYS)
         spec.declared = {key: value for key, value in options.items() if key not in _ACTS and value is not None}
         if defaults:

@@ -50,12 +50,12 @@ def refusal(what, why, advice):
     return BulkheadError("Cannot mount overlay %s: %s. %s." % (what, why, advice))
 
 
-def check(host, what, layers, replaced=(), reset=False):
+def check(host, what, layers, replaced=(), reset=False, own=None):
     """Refuse layers that the kernel would refuse, or, worse, would take with undefined behaviour.
 
-    ``what`` names the overlay; ``replaced`` are the MAJOR:MINOR of overlays that go away before this one is made.
+    ``what`` names the overlay; ``replaced`` are the MAJOR:MINOR of overlays that go away before this one is made, and ``own``
+    is the sandbox whose mount namespace goes away before.
     """
-    promised = getattr(host, "check", False)
     seen = {}
     for path in layers.lower + layers.data:
         try:
@@ -63,7 +63,7 @@ def check(host, what, layers, replaced=(), reset=False):
                 os.stat(path)
                 raise refusal(what, "the layer %s is not a directory" % path, "Give a directory")
         except OSError as exc:
-            if promised and isinstance(exc, FileNotFoundError):
+            if host.check and isinstance(exc, FileNotFoundError):
                 host.warn("The layer %s does not exist yet; an earlier task is expected to make it." % path)
                 continue
             raise refusal(what, "the layer %s cannot be used: %s" % (path, reason(exc).split(" (")[0]), "Make it first")
@@ -75,7 +75,7 @@ def check(host, what, layers, replaced=(), reset=False):
         _depth(host, what, path, real)
     if layers.upper:
         _check_upper(host, what, layers, seen, reset)
-    _check_use(host, what, layers, replaced)
+    _check_use(host, what, layers, replaced, own)
 
 
 def _within(path, parent):
@@ -167,14 +167,14 @@ def _key(path):
     return tuple(found) if found else os.path.realpath(path)
 
 
-def _check_use(host, what, layers, replaced):
+def _check_use(host, what, layers, replaced, own):
     planned = host.cached("planned uppers", dict)
     for path in (layers.upper, layers.work) if layers.upper else ():
         if planned.setdefault(_key(path), what) != what:
             raise refusal(what, "%s is also that of the overlay %s in this run" % (path, planned[_key(path)]), "Give each overlay its own")
     for path in layers.lower + layers.data + [layers.upper, layers.work]:
         for who, mount in _uppers(host).get(_key(path), ()) if path else ():
-            if mount.device not in replaced:
+            if mount.device not in replaced and not (own and _is_in(host, who, own)):
                 raise refusal(what, "%s is in use as upper or work of the overlay on %s (%s)" % (path, mount.target, _who(host, who)),
                               "Unmount that one, or name another directory")
 
@@ -182,6 +182,13 @@ def _check_use(host, what, layers, replaced):
 def _seen_by(host, who, path):
     """What an upper's name means: to us, and to the process whose mount table shows it."""
     return {_key(path)} | ({_key("%s/%d/root%s" % (host.proc, who, path))} if isinstance(who, int) else set())
+
+
+def _is_in(host, who, name):
+    """Is the process or pin ``who`` (in) the mount namespace of this sandbox?"""
+    path = "%s/%d/ns/mnt" % (host.proc, who) if isinstance(who, int) else who
+    here = identity("%s/mntns/%s" % (host.state, name))
+    return here is not None and here == identity(path)
 
 
 def _who(host, who):

@@ -73,7 +73,7 @@ def look(host, namespace, path):
                 return os.readlink("self/fd/%d" % fd, dir_fd=there.procfs), host.cached(("mounts", namespace), there.table)
             finally:
                 os.close(fd)
-    if ("namespace", namespace) in host.promised or getattr(host, "check", False):
+    if ("namespace", namespace) in host.promised or host.check:
         host.warn("The namespace %s does not exist yet; an earlier task is expected to make it." % namespace)
         return path, None
     raise BulkheadError("Cannot use overlay %s: no mount namespace %s is pinned. Make it with bulkhead.isolation.namespace."

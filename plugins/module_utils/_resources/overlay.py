@@ -72,13 +72,16 @@ def _plan_mounted(host, spec, plan, found, foreign):
     host.promised.add((NOUN, spec.key))
 
 
-def wanted(host, spec, shown):
-    """(the Layers to mount, {key: (before, after)} of what is declared and different). What is not declared stays as shown."""
+def wanted(host, spec, shown, remembered=None):
+    """(the Layers to mount, {key: (before, after)} of what is declared and different). What is not declared stays as shown.
+
+    ``remembered``: the identities of the layers when it was mounted; by default those of the claim.
+    """
     layers, differences = spec.layers(), {}
     if shown is None:
         return layers, differences
-    claim = host.claims.read(NOUN, spec.key)
-    remembered = ((claim or {}).get("identity") or {}).get("layers", {})
+    if remembered is None:
+        remembered = ((host.claims.read(NOUN, spec.key) or {}).get("identity") or {}).get("layers", {})
     for key in ("lower", "data", "upper", "work"):
         declared, before = getattr(spec, key), getattr(shown, key)
         if declared is None and not (spec.whole and before):
@@ -233,7 +236,7 @@ def _plan_gone(host, spec, plan, found, foreign):
         build = Build(host, spec, found, found.layers, 0)
         plan.add("unmount overlay from %s" % place(spec), build.unmount_old, build.mount_old)
     if spec.reset and upper:
-        _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True)
+        _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
         _plan_reset(spec, plan, overlayfs.Layers([], upper, work))
         _plan_leftovers(overlayfs.Layers([], upper, work), plan, made=True)
     if spec.state == "unmounted":
@@ -241,7 +244,7 @@ def _plan_gone(host, spec, plan, found, foreign):
             plan.record(NOUN, spec.key, {"state": "unmounted"}, merge=True)
         return
     if upper and os.path.isdir(upper) and (spec.remove_data or _layers.ours(host, upper)):
-        _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True)
+        _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
     _layers.plan_removal(host, upper, work, spec.remove_data, plan)
     if spec.namespace is None and os.path.isdir(spec.path) and not os.path.islink(spec.path) and _removable(found):
         plan.add("remove directory %s" % spec.path, lambda: _remove_empty(found.path), lambda: _layers.make(found.path))

@@ -1,0 +1,289 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The prepared root of a sandbox, compared with the mount table inside its pinned mount namespace.
+
+Binds, tmpfs, devices, masks and read-only paths change in the living namespace, one step each. What needs another root
+(other layers, another base, a lost /proc) is told to the composite as stale: it makes namespace and root anew.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .._kernel import inside, nsfs, syscalls, trees
+from .._model.errors import BulkheadError
+from .._model.root import NODES, WORDS
+from . import _furnish, _layers, _live, overlay
+
+NOUN = "root"
+
+
+class _View:
+    """What is read inside, in one visit; host paths mean nothing there, so it is compared afterwards."""
+
+    __slots__ = ("table", "root", "paths", "stats", "nodes")
+
+    def __init__(self, host, spec, wants):
+        self.paths, self.stats, self.nodes = {}, {}, {}
+        with inside.Inside(pin(host, spec.name), host.proc) as there:
+            self.table, self.root = there.table(), os.fstat(there.root)
+            for want in wants:
+                path = self.paths[want.target] = self._real(there, want.target)
+                if path is not None and want.live and want.kind in ("bind", "tmpfs"):
+                    self.stats[want.target] = self._stat(there, path)
+            for name in [name for name, number, mode in NODES] + [device[0] for device in spec.devices]:
+                self.nodes[name] = self._stat(there, "/dev/" + name, os.O_NOFOLLOW)
+
+    def _real(self, there, target):
+        """Where a target leads: the literal path first, as that costs nothing. None: it is not there."""
+        if self.table.top(target) is not None:
+            return target
+        try:
+            fd = trees.resolve(there.root, target)
+        except OSError:
+            return None
+        try:
+            return os.readlink("self/fd/%d" % fd, dir_fd=there.procfs)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _stat(there, path, flags=0):
+        try:
+            fd = trees.resolve(there.root, path, syscalls.O_PATH | flags)
+        except OSError:
+            return None
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+
+class _Now:
+    """How the root is: ``stale`` {key: (before, after)}, and the live changes."""
+
+    __slots__ = ("alive", "stale", "changes")
+
+    def __init__(self, alive):
+        self.alive, self.stale, self.changes = alive, {}, []
+
+
+def pin(host, name):
+    return nsfs.pin_path(host, name, "mnt")
+
+
+def _wants(host, spec):
+    return spec.wants(host.cached("unified", lambda: os.path.isdir(host.cgroup) and syscalls.fs_magic(host.cgroup) == 0x63677270))
+
+
+def _now(host, spec):
+    return host.cached((NOUN, spec.name), lambda: _compare(host, spec))
+
+
+def _compare(host, spec):
+    now = _Now(nsfs.look(pin(host, spec.name), "mnt").alive)
+    if not now.alive:
+        return now
+    wants, claim = _wants(host, spec), _live.claim(host, spec.name)
+    view = _View(host, spec, wants)
+    _compare_base(host, spec, view, claim, now)
+    wanted = set()
+    for want in wants:
+        path = view.paths[want.target]
+        if path is None and want.kind in ("mask", "read_only"):
+            continue
+        wanted.add(path)
+        _compare_want(host, spec, view, want, path or want.target, now)
+    for path in claim.get("targets", ()):
+        if path not in wanted and view.table.top(path) is not None:
+            now.changes.append(_live.unmount(host, spec, path, _shown(view.table.top(path))))
+    _compare_devices(host, spec, view, claim, now)
+    return now
+
+
+def _compare_base(host, spec, view, claim, now):
+    mount = view.table.top("/")
+    if isinstance(spec.base, str):
+        identity = _layers.identity(spec.base)
+        if identity is not None and identity != [view.root.st_dev, view.root.st_ino]:
+            now.stale["root"] = (_shown(mount), spec.base)
+            return
+    elif mount is None or mount.fstype != "overlay":
+        now.stale["overlay"] = (_shown(mount), spec.base.lower)
+        return
+    else:
+        shown = _layers.read(host, mount)
+        for key, pair in overlay.wanted(host, spec.base, shown, claim.get("layers", {}))[1].items():
+            now.stale["overlay." + key] = pair
+    if ("ro" in mount.options) != spec.read_only and not now.stale:
+        now.changes.append(_live.attributes(host, spec, "/", {"ro": not spec.read_only, "nodev": True},
+                                            {"ro": spec.read_only, "nodev": True}))
+
+
+def _shown(mount):
+    if mount is None:
+        return None
+    return " ".join([mount.fstype if mount.root == "/" else "bind of %s" % mount.root] +
+                    [word for bit, word in WORDS if word in mount.options])
+
+
+def _compare_want(host, spec, view, want, path, now):
+    mount = view.table.top(path)
+    if not want.live:
+        if mount is None or mount.fstype != want.kind or _wrong_flags(host, want, mount):
+            now.stale[path] = (_shown(mount), " ".join([want.kind] + want.words))
+        return
+    if mount is None:
+        now.changes.append(_live.mount(host, spec, want, path))
+        return
+    if want.kind == "mask":
+        fits = (mount.fstype == "tmpfs" and "ro" in mount.options) or (mount.fstype == "tmpfs" and mount.root == "/null") \
+            or mount.root == "/null"
+    elif want.kind == "read_only":
+        fits = "ro" in mount.options
+    else:
+        found = view.stats.get(want.target)
+        fits = found is not None and (mount.fstype == "tmpfs" if want.kind == "tmpfs" else
+                                      _layers.identity(want.source) == [found.st_dev, found.st_ino])
+        if fits:
+            if _wrong_flags(host, want, mount):
+                now.changes.append(_live.attributes(host, spec, path, {word: word in mount.options for bit, word in WORDS},
+                                                    {word: word in want.words for bit, word in WORDS}))
+            if want.kind == "tmpfs":
+                _compare_tmpfs(host, spec, want, path, mount, found, now)
+    if not fits:
+        now.changes.append(_live.unmount(host, spec, path, _shown(mount)))
+        now.changes.append(_live.mount(host, spec, want, path))
+
+
+def _compare_tmpfs(host, spec, want, path, mount, found, now):
+    declared = dict(word.split("=") for word in want.data.split(","))
+    size = 0
+    for word in mount.super_options.split(","):
+        if word.startswith("size="):
+            size = int(word[5:].rstrip("k")) * (1024 if word.endswith("k") else 1)
+    page = os.sysconf("SC_PAGE_SIZE")
+    if size != -(-int(declared["size"]) // page) * page:
+        now.changes.append(_live.resize(host, spec, path, size, int(declared["size"])))
+    mode = int(declared["mode"], 8)
+    if stat.S_IMODE(found.st_mode) != mode:
+        now.changes.append(_live.chmod(host, spec, path, stat.S_IMODE(found.st_mode), mode))
+
+
+def _wrong_flags(host, want, mount):
+    """The flags that a mount lacks, or has although neither declared nor those of the mount that it is a clone of."""
+    have, wanted = {word for bit, word in WORDS if word in mount.options}, set(want.words)
+    if want.kind == "bind" and have - wanted:
+        source = host.mounts().holder(os.path.realpath(want.source))
+        have -= (have - wanted).intersection(source.options if source is not None else ())
+    return have != wanted
+
+
+def _compare_devices(host, spec, view, claim, now):
+    declared = {name: ("/dev/" + name, os.makedev(*number), stat.S_IFCHR | mode) for name, number, mode in NODES}
+    for name, source, mode in spec.devices:
+        try:
+            number, kind = _furnish.device(source)
+        except OSError:
+            continue  # _check_sources says so
+        declared[name] = (source, number, kind if mode is None else stat.S_IFMT(kind) | mode)
+    for name, (source, number, mode) in declared.items():
+        found = view.nodes.get(name)
+        if found is None or found.st_rdev != number or stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode):
+            now.changes.append(_live.node(host, spec, name, None if found is None else "there", number, mode))
+        elif name in [device[0] for device in spec.devices] and found.st_mode != mode:
+            now.changes.append(_live.node(host, spec, name, "%o" % found.st_mode, number, mode))
+    for name in claim.get("devices", ()):
+        if name not in declared:
+            now.changes.append(_live.no_node(host, spec, name))
+
+
+# -- what the composite calls
+
+def prepare(host, spec, plan):
+    """Steps before the namespaces: the directories of the overlay. Refuses what cannot be made."""
+    now = _now(host, spec)
+    if not now.alive or now.stale:
+        if isinstance(spec.base, str):
+            if not os.path.isdir(spec.base):
+                _refuse(host, spec, "the directory %s does not exist" % spec.base, "Make it first")
+        else:
+            _layers.check(host, "as root of %s" % spec.name, spec.base.layers(), own=spec.name)
+            _layers.plan_directories(host, spec.base.layers(), plan)
+    _check_sources(host, spec)
+
+
+def _check_sources(host, spec):
+    for want in spec.bind:
+        if not os.path.exists(want.source):
+            _refuse(host, spec, "the source %s of the bind on %s does not exist" % (want.source, want.target), "Make it first")
+    for name, source, mode in spec.devices:
+        try:
+            _furnish.device(source)
+        except OSError as exc:
+            _refuse(host, spec, "the device %s cannot be used: %s" % (source, exc.strerror), "Name a device of the host")
+    for path in spec.masked_paths + spec.read_only_paths:
+        if path == "/":
+            _refuse(host, spec, "/ itself cannot be masked or read-only this way", "Use read_only of the overlay")
+
+
+def _refuse(host, spec, why, advice):
+    if not host.check:
+        raise BulkheadError("Cannot prepare the root of %s: %s. %s." % (spec.name, why, advice))
+    host.warn("The root of %s: %s yet; an earlier task is expected to change that." % (spec.name, why))
+
+
+def plan(host, spec, plan, fresh=False):
+    """The live changes; returns the keys that need another root. ``fresh``: there is no namespace yet, all is made by furnish()."""
+    now = _now(host, spec)
+    if fresh or not now.alive:
+        plan.differ("root", None, spec.base if isinstance(spec.base, str) else spec.base.lower)
+        return []
+    if now.stale:
+        for key, (before, after) in now.stale.items():
+            plan.differ(key, before, after)
+        return sorted(now.stale)
+    for change in now.changes:
+        plan.differ(change.key, change.before, change.after)
+        plan.add(change.words, change.apply, change.undo)
+    if now.changes:
+        plan.add("note the mounts in the root of %s" % spec.name, lambda: _finish(host, spec, now.changes))
+    return []
+
+
+def _finish(host, spec, changes):
+    _live.note(host, spec, _wants(host, spec))
+    for change in changes:
+        change.release()
+
+
+def furnish(host, spec):
+    """(inside, close) for the birth of the namespaces: open in the host's what the root is made of, and claim it."""
+    wants = _wants(host, spec)
+    furniture = _furnish.Furniture(host, spec, wants)
+    _live.note(host, spec, wants)
+    return furniture, furniture.close
+
+
+def plan_removal(host, name, plan):
+    """Forget what was noted about a root that is gone with its namespace."""
+    if host.claims.read(NOUN, name) is not None:
+        plan.add("forget the root of %s" % name, lambda: host.claims.drop(NOUN, name))
+
+
+def show(host, name):
+    """The mounts of the root, in order; None when there is no such namespace."""
+    path = pin(host, name)
+    if not nsfs.look(path, "mnt").alive:
+        return None
+    table = host.cached(("mounts", name), lambda: inside.table(path, host.proc))
+    top = table.top("/")
+    shown = _layers.read(host, top) if top is not None and top.fstype == "overlay" else None
+    return {
+        "lower": shown.lower if shown else [], "upper": shown.upper if shown else None, "work": shown.work if shown else None,
+        "mounts": [{"target": mount.target, "type": mount.fstype, "source": mount.source, "root": mount.root,
+                    "read_only": "ro" in mount.options, "options": mount.options} for mount in table.mounts],
+    }
