@@ -10,6 +10,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
+from . import _once  # before all others of ours, whose loading it speeds up
 from ._engine.engine import converge
 from ._engine.host import Host
 from ._model.errors import BulkheadError
@@ -31,6 +32,8 @@ def run(resource, argument_spec, **rules):
             failed = [dict(name=plan.key, msg=plan.error.message, **plan.error.keys) for plan in outcome.errors]
             module.fail_json(msg=failed[0]["msg"] if len(failed) == 1 else "Cannot converge %d of %d: %s" % (
                 len(failed), len(outcome.plans), " ".join(each["msg"] for each in failed)), failed_items=failed, **result)
+        if not module.check_mode:
+            _once.keep()
         module.exit_json(**result)
 
 

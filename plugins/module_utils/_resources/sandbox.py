@@ -45,7 +45,7 @@ def _present(host, spec, plan):
     declared = {each.name for each in spec.services}
     for name in _services(host, spec.key):
         if name not in declared:
-            plan.take(_part(service.plan_removal, host, name), "services")
+            plan.take(_part(service.plan_removal, host, name), name)
     group = Plan()
     spec.cgroup.drop(recorded.get("cgroup"))
     cgroup.plan(host, spec.cgroup, group)
@@ -99,10 +99,11 @@ def _absent(host, spec, plan):
     recorded = host.records.options(RECORD, spec.key) or {}
     _refuse_visitors(host, spec.key, "remove", spec.policy["kill"])
     for name in _services(host, spec.key):
-        plan.take(_part(service.plan_removal, host, name), "services")
+        plan.take(_part(service.plan_removal, host, name), name)
     plan.take(_part(namespace.plan, host, _no_namespaces(spec)), "namespaces")
     layers = OverlaySpec.from_options(recorded.get("overlay") or {}, "overlay", Problems(), defaults=overlay_defaults(spec.key))
     layers.state, layers.remove_data = "absent", bool(spec.policy["remove_data"])
+    root.plan_removal(host, spec.key, plan)
     plan.take(_part(overlay.plan, host, layers), "overlay")
     group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
     group.state, group.kill = "absent", True
