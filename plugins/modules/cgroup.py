@@ -41,7 +41,7 @@ options:
   cpu_max:
     description:
       - The most cpu time. A number of cpus (V(1.5)), a part of one cpu (V(50%)), V(max), or a dictionary of C(quota) and
-        C(period), such as V({quota: 50ms, period: 100ms}).
+        C(period), both times such as V(50ms). The period is V(100ms) where it is not given.
     type: raw
   cpu_max_burst:
     description: Unused quota that may be saved up and used above O(cpu_max), a time such as V(10ms).
@@ -144,7 +144,7 @@ options:
     type: str
   hugetlb:
     description:
-      - Huge pages by their size in the kernel's words, each with C(max) and C(rsvd_max), such as V({2MB: {max: 64M}}).
+      - Huge pages by their size in the kernel's words, such as V(2MB), each with the sizes C(max) and C(rsvd_max).
     type: dict
   rdma_max:
     description: RDMA resources by device, each with C(hca_handle) and C(hca_object).

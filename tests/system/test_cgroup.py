@@ -211,7 +211,7 @@ def test_kill_of_forkers_leaves_none(twice, run_in, converge, trees):
 
 def test_foreign_is_unchanged_or_refused(twice, converge, refuse, trees):
     keys = list(trees.roots)
-    trees.make(NAME, keys)
+    trees.make(NAME, keys, [])
     assert converge("cgroup", name=NAME)["changed"] is False
     assert "was not made by Bulkhead" in refuse("cgroup", name=NAME, frozen=True)
     assert "force: true" in refuse("cgroup", name=NAME, state="absent")
@@ -229,7 +229,7 @@ def os_parents(trees):
 def test_made_anew_by_another_is_foreign(twice, refuse, trees):
     twice(name=NAME)
     trees.remove(NAME)
-    trees.make(NAME, list(trees.roots))
+    trees.make(NAME, list(trees.roots), [])
     assert "was not made by Bulkhead" in refuse("cgroup", name=NAME, frozen=True)
     trees.remove(NAME)
     assert twice(name=NAME)["actions"] == ["create cgroup " + NAME]

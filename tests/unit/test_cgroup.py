@@ -222,7 +222,8 @@ def test_the_composite_drops_what_is_no_longer_declared(machine):
     assert outcome.joined("actions") == ["set memory.max of w", "set memory.high of w"] and not outcome.plans[0].records
 
 
-@pytest.mark.parametrize("name", ["tasks", "a/cgroup.procs", "cpu.max", "memory.x", "a//b", "../a", "/a", "a/..", "", "x" * 65, "a\nb", "notify_on_release", None, 5, "."])
+@pytest.mark.parametrize("name", [
+    "tasks", "a/cgroup.procs", "cpu.max", "memory.x", "a//b", "../a", "/a", "a/..", "", "x" * 65, "a\nb", "notify_on_release", None, 5, "."])
 def test_names(name):
     problems = Problems()
     CgroupSpec.from_options({"name": name}, "", problems)
@@ -231,10 +232,13 @@ def test_names(name):
 
 def test_all_errors_at_once_with_paths():
     problems = Problems()
-    CgroupSpec.from_options({"memory_max": "12Q", "cpu_idle": True, "cpu_weight": 5, "unified": {"cgroup.procs": 1, "memory.max": "1M", "a/b": 1, "cpu.weight": 6},
-                             "hugetlb": {"3XB": {}, "2MB": {"max": "x"}}, "delegate": {"group": "a:b"}, "processes": [0], "frozen": "maybe"}, "s[1].cgroup", problems, name="w")
+    CgroupSpec.from_options({
+        "memory_max": "12Q", "cpu_idle": True, "cpu_weight": 5, "unified": {"cgroup.procs": 1, "memory.max": "1M", "a/b": 1, "cpu.weight": 6},
+        "hugetlb": {"3XB": {}, "2MB": {"max": "x"}}, "delegate": {"group": "a:b"}, "processes": [0], "frozen": "maybe",
+    }, "s[1].cgroup", problems, name="w")
     assert sorted({error.split(": ")[0] for error in problems.errors}) == [
-        "s[1].cgroup.cpu_idle", "s[1].cgroup.delegate.group", "s[1].cgroup.delegate.user", "s[1].cgroup.frozen", "s[1].cgroup.hugetlb", "s[1].cgroup.hugetlb.2MB.max",
+        "s[1].cgroup.cpu_idle", "s[1].cgroup.delegate.group", "s[1].cgroup.delegate.user", "s[1].cgroup.frozen",
+        "s[1].cgroup.hugetlb", "s[1].cgroup.hugetlb.2MB.max",
         "s[1].cgroup.memory_max", "s[1].cgroup.processes[0]", "s[1].cgroup.unified", "s[1].cgroup.unified.cgroup.procs", "s[1].cgroup.unified.cpu.weight"]
 
 
@@ -251,3 +255,30 @@ def test_devices(machine, tmp_path):
     assert ("w/io.max", "254:0 rbps=1048576") in host.log
     assert "no block device 9:9" in host.refuse(name="w", io_max=[{"device": "9:9", "rbps": 1}])
     assert "no block device holds it" in host.refuse(name="w", io_max=[{"device": "/proc", "rbps": 1}])
+
+
+def test_a_step_that_fails_takes_its_own_part_back(machine, monkeypatch):
+    host = machine("v1")
+    mkdir = cgroupfs.os.mkdir
+
+    def one_fails(path, mode=0o777):
+        if path == host.root + "/memory/b/w" and os.path.isdir(host.root + "/memory/b"):
+            raise OSError(28, "No space left on device", path)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(cgroupfs.os, "mkdir", one_fails)
+    assert "Cannot create cgroup b/w: No space left" in host.refuse(name="b/w")
+    assert not host.host().cgroups().exists("b") and not host.host().claims.names("cgroup")
+
+
+def test_what_a_killed_run_left_is_brought_to_its_end(machine):
+    host = machine("v1")
+    claims = host.host().claims
+    claims.begin("cgroup", "b/w")
+    os.makedirs(host.root + "/memory/b")
+    assert host.twice(name="b/w") == ["create cgroup b/w"]
+    claims.begin("cgroup", "gone")
+    assert host.twice(name="gone", state="absent") == ["forget cgroup gone"]
+    claims.begin("cgroup", "b/x")
+    fill(host.root + "/memory/b/x", V1_FILES["memory"])
+    assert host.twice(name="b/x", state="absent") == ["remove cgroup b/x"]

@@ -19,6 +19,7 @@ UNIFIED = "unified"
 # The v1 controllers whose hierarchies a cgroup of ours has a directory in.
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "freezer", "devices", "hugetlb", "rdma", "misc")
 ALIASES = {"io": "blkio"}  # v2's word -> v1's
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH, errno.EOPNOTSUPP)
 PATIENCE = 5.0  # seconds that freezing or dying processes are waited for
 
 
@@ -84,7 +85,7 @@ class Trees:
         for key in self.roots:
             try:
                 status = os.stat(self.path(name, key))
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             found[key] = [status.st_dev, status.st_ino]
         return found
@@ -96,7 +97,7 @@ class Trees:
             try:
                 with os.scandir(self.path(name, key)) as entries:
                     found.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-            except OSError:
+            except FileNotFoundError:
                 continue
         return sorted(found)
 
@@ -122,15 +123,13 @@ class Trees:
 
     # -- changes; all of them bear their own half-done result
 
-    def make(self, name, keys):
-        """Directories of NAME and of its parents; returns [(key, name)] of those that were not there. On v1 the cpus and
-        memory nodes are filled from the parent, as a cpuset without them takes no process."""
-        made = []
+    def make(self, name, keys, made):
+        """Directories of NAME and of its parents; ``made`` is given the (key, name) of each that was not there. On v1 the
+        cpus and memory nodes are filled from the parent, as a cpuset without them takes no process."""
         for key in keys:
             self._make(key, name, made)
             if key == self._v1.get("cpuset"):
                 _fill_cpuset(self.path(name, key), self.roots[key])
-        return made
 
     def _make(self, key, name, made):
         try:
@@ -145,7 +144,7 @@ class Trees:
         made.append((key, name))
 
     def unmake(self, made):
-        """Remove what make() made, deepest first."""
+        """Remove what make() made, the deepest first."""
         for key, name in reversed(made):
             _rmdir(self.path(name, key))
 
@@ -175,7 +174,8 @@ class Trees:
         for depth in range(len(parts)):
             missing = self.disabled("/".join(parts[:depth]), controllers)
             if missing:
-                write(self.path("/".join(parts[:depth]), UNIFIED) + "/cgroup.subtree_control", " ".join("+" + word for word in missing))
+                path = self.path("/".join(parts[:depth]), UNIFIED)
+                write(path + "/cgroup.subtree_control", " ".join("+" + word for word in missing))
 
     def disabled(self, name, controllers):
         """Those of ``controllers`` that the children of NAME do not have."""
@@ -258,7 +258,9 @@ def read(path, default=""):
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()
-    except OSError:
+    except OSError as exc:
+        if exc.errno not in _GONE:
+            raise
         return default
 
 

@@ -298,6 +298,7 @@ def _decode_quota(texts):
 _SHARES = ("cpu", ("cpu.shares",), lambda value: [("cpu.shares", str((value * 1024 + 50) // 100))],
            lambda texts: max(1, (int(texts["cpu.shares"]) * 100 + 512) // 1024))
 
+
 def _decode_bfq(texts):
     weight = _read_first(texts["blkio.bfq.weight"].strip())
     return weight if weight is None or weight <= 100 else 100 + (weight - 100) * 11

@@ -10,7 +10,7 @@ import os
 
 from .._kernel.cgroupfs import UNIFIED, read, write
 from .._model.errors import BulkheadError
-from .cgroup import NOUN, owned
+from .cgroup import NOUN, owned, whole
 
 
 def plan(it):
@@ -50,7 +50,7 @@ def _delegate(it):
 
     before = now.get(directory)
     it.plan.differ("delegate", dict(zip(("user", "group"), before)) if before else None, wanted)
-    it.plan.add("delegate %s to %s" % (it.name, it.spec.delegate["user"]), apply, undo if now else None)
+    it.plan.add("delegate %s to %s" % (it.name, it.spec.delegate["user"]), whole(apply, undo), undo if now else None)
 
 
 def _attach(it):
@@ -69,7 +69,10 @@ def _attach(it):
                 write(path + "/cgroup.procs", str(pid))
 
         it.plan.differ("process %d" % pid, before[keys[0]][len(it.trees.roots[keys[0]]):] or "/", it.name)
-        it.plan.add("move process %d into %s" % (pid, it.name), lambda pid=pid: it.trees.attach(it.name, [pid], leaf), undo)
+        def apply(pid=pid):
+            it.trees.attach(it.name, [pid], leaf)
+
+        it.plan.add("move process %d into %s" % (pid, it.name), whole(apply, undo), undo)
 
 
 def _reclaim(it):
@@ -88,6 +91,8 @@ def plan_absent(host, trees, spec, plan, found):
     name = spec.name
     plan.record(NOUN, name, None)
     if not found:
+        if host.claims.read(NOUN, name) is not None:  # removed by hand, or by a run that was killed before its end
+            plan.add("forget cgroup %s" % name, lambda: _remove(host, trees, name))
         return
     below = [each for each in host.claims.names(NOUN) if each.startswith(name + "/") and trees.exists(each)]
     if below:

@@ -68,6 +68,8 @@ class _Present:
         else:  # of a foreign one only what is declared counts
             needed = sorted(set(homes.values()))
         missing = [key for key in needed if key not in self.found]
+        if self.own and self.found and self.host.claims.read(NOUN, self.name)["identity"] is None:
+            missing = needed  # a run that was killed while it made this is brought to its end
         for key, (limit, value) in settings.items():
             self._compare(key, limit, value, homes[key])
         if missing:
@@ -92,7 +94,8 @@ class _Present:
     def _with_defaults(self, settings):
         """Options that the composite dropped go back to the kernel's default, where there is something to reset."""
         for key, limit in self.spec.reset.items() if self.found else ():
-            if key not in settings and self.trees.home(limit.controller) and (limit.kind not in ("raw", "choice") or key == "cpuset_partition"):
+            known = limit.default is not None and limit.option != "type"
+            if known and key not in settings and self.trees.home(limit.controller):
                 settings[key] = (limit, {} if limit.keyed else limit.default)
         return settings
 
@@ -194,22 +197,20 @@ class _Present:
         def apply():
             for line in lines:
                 write(path, line)
-            if refusal and refusal in read(path):
-                answer = read(path).strip()
-                for line in old or ["member"]:
-                    write(path, line)
+            answer = read(path).strip() if refusal else ""
+            if refusal and refusal in answer:
                 raise BulkheadError("Cannot %s: the kernel took it as %s." % (name, answer))
 
         def undo():
-            for line in old:
+            for line in old or ():
                 write(path, line)
 
-        self.changes.append((name, apply, undo if old and home in self.found else None))
+        self.changes.append((name, whole(apply, undo), undo if old and home in self.found else None))
 
     def _ordered(self):
         """The kernel refuses a quota below the burst, and a v1 quota above its period's share: what becomes smaller goes first."""
-        for first, second, option in (("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu_max"), ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu_max_burst"),
-                                      ("cpu.max", "cpu.max.burst", "cpu_max_burst")):
+        for first, second, option in (("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu_max"),
+                                      ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu_max_burst"), ("cpu.max", "cpu.max.burst", "cpu_max_burst")):
             names = [change[0].split(" ")[1] for change in self.changes]
             if first not in names or second not in names or not self.plan.before[option]:
                 continue
@@ -250,7 +251,7 @@ class _Present:
                 if self.own:
                     claims.begin(NOUN, each)
             pids = trees.processes(name) if self.found else []
-            made.extend(trees.make(name, missing))
+            trees.make(name, missing, made)
             for parent in parents:
                 if claims.read(NOUN, parent)["identity"] is None:
                     claims.complete(NOUN, parent, dict(trees.exists(parent), parent=True))
@@ -268,7 +269,7 @@ class _Present:
 
         if not self.found:
             self.plan.differ("state", "absent", "present")
-        self.plan.add("create cgroup %s" % name, apply, undo)
+        self.plan.add("create cgroup %s" % name, whole(apply, undo), undo)
 
     def _enable(self, controllers):
         parts = self.name.split("/")
@@ -303,6 +304,22 @@ class _Present:
 
 # -- helpers
 
+def whole(apply, undo):
+    """A step that fails half-way takes back what it did: run_plan() undoes only the steps before it."""
+
+    def act():
+        try:
+            apply()
+        except (BulkheadError, OSError):
+            try:
+                undo()
+            except OSError:
+                pass  # the first error is the one to tell; the next run finds what is left
+            raise
+
+    return act
+
+
 def _lines(limit, home, value):
     return [(limit.file, line) for line in limit.lines(value)] if home == UNIFIED else limit.v1[2](value)
 
@@ -311,7 +328,10 @@ def _declared_part(now, wanted, default, exact):
     """Both sides of a keyed file, cut to what was declared; with ``exact`` what is there undeclared returns to the default."""
     left, right = {}, {}
     for key in list(wanted) + ([key for key in now if key not in wanted] if exact else []):
-        item = wanted.get(key, dict.fromkeys(now[key], default) if isinstance(now.get(key), dict) else default) if key not in wanted else wanted[key]
+        if key in wanted:
+            item = wanted[key]
+        else:
+            item = dict.fromkeys(now[key], default) if isinstance(now[key], dict) else default
         if isinstance(item, dict):
             left[key] = {word: now.get(key, {}).get(word, default) for word in item}
         else:
