@@ -172,6 +172,8 @@ def detached(layers, attributes, links, stage):
     the kernel knows only one string, mount(2) makes it at the private directory ``stage`` and it is cloned from there;
     ``links`` is a directory for short names. OSError ENOSYS: this kernel has no detached mounts, use mount_at().
     """
+    if not can_detach():
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "open_tree")
     try:
         context = syscalls.fsopen("overlay")
     except OSError as exc:
@@ -186,8 +188,6 @@ def detached(layers, attributes, links, stage):
             raise _explained(exc, context) from exc
         finally:
             os.close(context)
-    if not can_detach():
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "open_tree")
     os.makedirs(stage, mode=0o700, exist_ok=True)
     _unmount_all(stage)  # a killed run may have left one
     mount_at(stage, layers, attributes, links)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 
-from .._kernel import inside, nsfs, syscalls, trees
+from .._kernel import inside, nsfs, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.root import NODES, WORDS
 from . import _furnish, _layers, _live, overlay
@@ -90,6 +90,7 @@ def _compare(host, spec):
     wants, claim = _wants(host, spec), _live.claim(host, spec.name)
     view = _View(host, spec, wants)
     _compare_base(host, spec, view, claim, now)
+    _compare_devices(host, spec, view, claim, now)  # first: a mask of a file is a bind of /dev/null
     wanted = set()
     for want in wants:
         path = view.paths[want.target]
@@ -100,7 +101,6 @@ def _compare(host, spec):
     for path in claim.get("targets", ()):
         if path not in wanted and view.table.top(path) is not None:
             now.changes.append(_live.unmount(host, spec, path, _shown(view.table.top(path))))
-    _compare_devices(host, spec, view, claim, now)
     return now
 
 
@@ -140,8 +140,7 @@ def _compare_want(host, spec, view, want, path, now):
         now.changes.append(_live.mount(host, spec, want, path))
         return
     if want.kind == "mask":
-        fits = (mount.fstype == "tmpfs" and "ro" in mount.options) or (mount.fstype == "tmpfs" and mount.root == "/null") \
-            or mount.root == "/null"
+        fits = mount.root.startswith("/null") or (mount.fstype == "tmpfs" and "ro" in mount.options)
     elif want.kind == "read_only":
         fits = "ro" in mount.options
     else:
@@ -207,6 +206,9 @@ def prepare(host, spec, plan):
     """Steps before the namespaces: the directories of the overlay. Refuses what cannot be made."""
     now = _now(host, spec)
     if not now.alive or now.stale:
+        if not overlayfs.can_detach():
+            raise BulkheadError("Cannot prepare the root of %s: this kernel has no detached mounts (open_tree, Linux 5.2). "
+                                "Leave mnt out of the namespaces, for a plain chroot." % spec.name)
         if isinstance(spec.base, str):
             if not os.path.isdir(spec.base):
                 _refuse(host, spec, "the directory %s does not exist" % spec.base, "Make it first")
