@@ -29,7 +29,7 @@ SYS_CLOSE_RANGE, SYS_OPENAT2 = 436, 437
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
 PROC_SUPER_MAGIC = 0x9FA0
 ENOENT, ENXIO, EAGAIN, ENOSYS, ELOOP, EPERM = 2, 6, 11, 38, 40, 1
-SIGKILL, SIGALRM, TIOCNOTTY = 9, 14, 0x5422
+SIGKILL, SIGALRM, TIOCNOTTY, TIOCSCTTY = 9, 14, 0x5422, 0x540E
 ID_FILE_MAX = SPEC_MAX = 4 << 20
 DIRECTORY = posix.O_PATH | posix.O_DIRECTORY
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -58,7 +58,7 @@ class Function(_ctypes.CFuncPtr):
 
 LIBC = _ctypes.dlopen(None, 2)
 FUNCTIONS = {name: Function(_ctypes.dlsym(LIBC, name))
-             for name in ("prctl", "setns", "unshare", "capget", "capset", "syscall", "fstatfs")}
+             for name in ("prctl", "setns", "unshare", "capget", "capset", "syscall", "fstatfs", "ioctl")}
 doing = {"step": "read its spec", "name": ""}
 
 
@@ -263,20 +263,22 @@ def own_keyring():
             raise
 
 
-def own_session():
-    """No controlling terminal: without one there is nothing to push characters into (CVE-2017-5226)."""
+def own_session(tty):
+    """No controlling terminal but, where asked for, the one made for us that is our input: there is nothing else to push
+    characters into (CVE-2017-5226)."""
     try:
         posix.setsid()
     except OSError:  # we lead a process group already (tini made it): then give the terminal up, if there is one
         try:
-            tty = opened("/dev/tty", posix.O_RDWR)
+            other = opened("/dev/tty", posix.O_RDWR)
         except OSError as error:
-            if error.errno in (ENXIO, ENOENT):
-                return
-            raise
-        import fcntl
-        fcntl.ioctl(tty, TIOCNOTTY)
-        posix.close(tty)
+            if error.errno not in (ENXIO, ENOENT):
+                raise
+        else:
+            call("ioctl", other, TIOCNOTTY, 0)
+            posix.close(other)
+    if tty:
+        call("ioctl", 0, TIOCSCTTY, 0)
 
 
 def write(path, text):
@@ -298,10 +300,8 @@ def wait(child, spec):
                 return posix.kill(target, signum)
             except OSError:
                 pass
-    for signum in (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, SIGALRM):
+    for signum in (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2, SIGALRM):
         _signal.signal(signum, forward)
-    for signum in (_signal.SIGINT, _signal.SIGQUIT):  # a terminal sends these to the child too
-        _signal.signal(signum, _signal.SIG_IGN if spec.get("tty") else forward)
     if spec.get("timeout"):
         _signal.alarm(int(spec["timeout"]))
     status = posix.waitpid(child, 0)[1]
@@ -471,8 +471,7 @@ def enter(path):
             return wait(child, spec)
     say("take a session of its own")
     own_keyring()
-    if not spec.get("tty"):
-        own_session()
+    own_session(spec.get("tty"))
     if spec.get("oom_score_adj") is not None:
         say("set its oom_score_adj")
         write("/proc/self/oom_score_adj", b"%d" % spec["oom_score_adj"])

@@ -22,15 +22,16 @@ SIZE = 65536
 
 
 def relay(execute):
-    """Call ``execute()``, which does not return, in a child with a new terminal, and pass on until it ends: its wait status."""
+    """Call ``execute()``, which does not return, in a child with a new terminal, and pass on until it ends: its wait status.
+
+    The entry makes it the controlling terminal, once it leads a session inside the sandbox's pid namespace.
+    """
     master, slave = os.openpty()
     _copy_size(master)
     child = os.fork()
     if child == 0:
         try:
             os.close(master)
-            os.setsid()
-            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
             for fd in (0, 1, 2):
                 os.dup2(slave, fd)
             os.close(slave)
