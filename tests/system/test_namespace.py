@@ -73,7 +73,8 @@ def test_all_types_at_once(converge, full_cycle):
     assert found["uid_map"] == found["gid_map"] == [[0, 100000, 65536]]
     assert found["time_offsets"] == {"monotonic": 0, "boottime": 5000}
     assert inside(["uts"], "hostname") == "inner" != os.uname().nodename
-    assert inside(["net", "ipc"], "cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/shmmax", "/proc/sys/fs/mqueue/msg_max").split() == ["1", "8192", "20"]
+    values = inside(["net", "ipc"], "cat", *("/proc/sys/" + key for key in ("net/ipv4/ip_forward", "kernel/shmmax", "fs/mqueue/msg_max")))
+    assert values.split() == ["1", "8192", "20"]
     assert float(inside(["time"], "cat", "/proc/uptime").split()[0]) > 5000
     user = pins()["user"].identity
     assert all(pin.owner == user for kind, pin in pins().items() if kind != "user")
@@ -140,6 +141,7 @@ def test_types_are_added_to_a_living_set(converge):
     assert not converge("namespace", name="web", types=["net"])["changed"]  # fewer are named: the others are left alone
     assert converge("namespace", name="web", types=["ipc"], state="absent")["changed"]
     assert pins()["ipc"].state == "absent" and pins()["net"].alive
+    assert drive.new_host().records.options("namespace", "web") == {"types": ["uts", "net", "pid", "mnt"], "hostname": "one"}
 
 
 def plain_file(path):

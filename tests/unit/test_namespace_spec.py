@@ -89,7 +89,8 @@ def test_what_is_not_declared_any_more():
         "net/./a", "../net/a", "/net/a", "net.a\n", "net.a b", "net.ä", "", "kernel.shmmax.x", "x" * 300, 5, "net.a\0")
 ] + [
     (dict(types=["time"], time_offsets=value), "time_offsets") for value in (
-        {"realtime": 1}, {"boottime": "soon"}, {"boottime": 1.5}, {"boottime": True}, {"monotonic": 10 ** 30}, {"monotonic": "--5"}, {"monotonic": None}, [1], "1")
+        {"realtime": 1}, {"boottime": "soon"}, {"boottime": 1.5}, {"boottime": True}, {"monotonic": 10 ** 30}, {"monotonic": "--5"},
+        {"monotonic": None}, [1], "1")
 ])
 def test_refused(options, error):
     options = dict({"name": "web"}, **options)

@@ -69,6 +69,8 @@ class NamespaceSpec:
         spec.cgroup = given("cgroup", values.cgroup_path)
         spec.owner = given("owner", values.name)
         spec.options = {key: options[key] for key in OPTIONS if key not in RULES + ("name",) and options.get(key) is not None}
+        if spec.sysctls:
+            spec.options["sysctls"] = spec.sysctls
         if spec.state == "present":
             spec._contradictions(at, problems)
         return spec

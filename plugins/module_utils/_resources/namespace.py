@@ -115,7 +115,7 @@ def _present(host, spec, plan, now):
     kept = [kind for kind in spec.types if kind not in make]
     changes = _inside.changes(host, spec, now, kept)
     if not spec.exact:
-        plan.record(NOUN, spec.name, spec.options, merge=True)
+        _record(host, spec, plan)
     if not (make or extra or changes):
         return
     foreign = now.foreign()
@@ -177,6 +177,15 @@ def _mismatch(host, spec, now):
     if elsewhere:
         found["cgroup"] = (elsewhere, spec.cgroup, [kind for kind in ("cgroup", "pid") if kind in live])
     return found
+
+
+def _record(host, spec, plan):
+    """What is declared now, with what was before of the same set: other types, and other sysctls of theirs."""
+    recorded = host.records.options(NOUN, spec.name) or {}
+    options = dict(spec.options, types=[kind for kind in TYPES if kind in spec.types or kind in recorded.get("types", ())])
+    if spec.sysctls:
+        options["sysctls"] = dict(recorded.get("sysctls") or {}, **spec.sysctls)
+    plan.record(NOUN, spec.name, options, merge=True)
 
 
 def _foresee(host, spec, make, plan):
@@ -248,8 +257,10 @@ def _absent(host, spec, plan, now):
     kinds = [kind for kind in (spec.types or TYPES) if now.pins[kind].state != "absent"]
     spec.renewed = [kind for kind in kinds if now.pins[kind].alive]
     whole = all(now.pins[kind].state == "absent" or kind in kinds for kind in TYPES)
-    if whole and not spec.exact:
-        plan.record(NOUN, spec.name, None)
+    if not spec.exact:
+        recorded = host.records.options(NOUN, spec.name) or {}
+        rest = [kind for kind in recorded.get("types", ()) if kind not in (spec.types or TYPES)]
+        plan.record(NOUN, spec.name, dict(recorded, types=rest) if rest else None)
     if not kinds:
         if whole and (now.claim is not None or now.directory):
             plan.add("forget namespaces %s" % spec.name, lambda: _remove(host, spec, now, []))
