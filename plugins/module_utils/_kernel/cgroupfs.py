@@ -95,6 +95,8 @@ class Trees:
         found = set()
         for key in self.roots if keys is None else keys:
             try:
+                if not nested(self.path(name, key)):
+                    continue
                 with os.scandir(self.path(name, key)) as entries:
                     found.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
             except FileNotFoundError:
@@ -105,8 +107,9 @@ class Trees:
         """Pids in NAME and below, in any hierarchy or those of ``keys``. All of other pid namespaces count as one pid 0."""
         pids = set()
         for key in self.roots if keys is None else keys:
-            for directory, dirs, files in os.walk(self.path(name, key)):
-                pids.update(_pids(directory, files))
+            path = self.path(name, key)
+            for directory in [each[0] for each in os.walk(path)] if nested(path) else [path]:
+                pids.update(_pids(directory))
         return sorted(pids)
 
     def join_files(self, name, leaf=None, unified=None):
@@ -158,7 +161,8 @@ class Trees:
         """NAME and everything below, which must be empty of processes (EBUSY); those that are dying are waited for."""
         end = time.monotonic() + patience
         for key in self.roots:
-            for directory, dirs, files in os.walk(self.path(name, key), topdown=False):
+            path = self.path(name, key)
+            for directory in [each[0] for each in os.walk(path, topdown=False)] if nested(path) else [path]:
                 while True:
                     try:
                         _rmdir(directory)
@@ -255,13 +259,19 @@ class Trees:
 
 def read(path, default=""):
     """The text of a file of the kernel; ``default`` when there is none (a cgroup may vanish at any time)."""
+    parts = []
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # open() takes three times as long, and there are many
+        try:
+            while not parts or parts[-1]:
+                parts.append(os.read(descriptor, 65536))
+        finally:
+            os.close(descriptor)
     except OSError as exc:
         if exc.errno not in _GONE:
             raise
         return default
+    return b"".join(parts).decode("utf-8", "surrogateescape")
 
 
 def write(path, text):
@@ -275,17 +285,19 @@ def write(path, text):
         os.close(descriptor)
 
 
-def _pids(directory, files):
-    for name in ("cgroup.procs", "cgroup.threads"):  # a threaded cgroup refuses the first
-        if name not in files:
-            continue
-        try:
-            with open(directory + "/" + name, encoding="ascii") as stream:
-                return [int(word) for word in stream.read().split()]
-        except OSError as exc:
-            if exc.errno != errno.EOPNOTSUPP:
-                return []
-    return []
+def nested(path):
+    """Does a directory have directories in it? Its link count tells (on cgroupfs; 1 is a file system that does not tell)."""
+    try:
+        return os.stat(path).st_nlink != 2
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _pids(directory):
+    text = read(directory + "/cgroup.procs", None)
+    if text is None:  # a threaded cgroup refuses it
+        text = read(directory + "/cgroup.threads")
+    return [int(word) for word in text.split()]
 
 
 def _signal(trees, name):

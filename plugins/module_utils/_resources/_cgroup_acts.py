@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from .._kernel.cgroupfs import UNIFIED, read, write
+from .._kernel.cgroupfs import UNIFIED, nested, read, write
 from .._model.errors import BulkheadError
 from .cgroup import NOUN, owned, whole
 
@@ -68,10 +68,10 @@ def _attach(it):
             for path in before.values():
                 write(path + "/cgroup.procs", str(pid))
 
-        it.plan.differ("process %d" % pid, before[keys[0]][len(it.trees.roots[keys[0]]):] or "/", it.name)
         def apply(pid=pid):
             it.trees.attach(it.name, [pid], leaf)
 
+        it.plan.differ("process %d" % pid, before[keys[0]][len(it.trees.roots[keys[0]]):] or "/", it.name)
         it.plan.add("move process %d into %s" % (pid, it.name), whole(apply, undo), undo)
 
 
@@ -87,14 +87,14 @@ def _reclaim(it):
     it.plan.add("reclaim memory of %s" % it.name, apply)
 
 
-def plan_absent(host, trees, spec, plan, found):
+def plan_absent(host, trees, spec, plan, found, claim):
     name = spec.name
     plan.record(NOUN, name, None)
     if not found:
-        if host.claims.read(NOUN, name) is not None:  # removed by hand, or by a run that was killed before its end
+        if claim is not None:  # removed by hand, or by a run that was killed before its end
             plan.add("forget cgroup %s" % name, lambda: _remove(host, trees, name))
         return
-    below = [each for each in host.claims.names(NOUN) if each.startswith(name + "/") and trees.exists(each)]
+    below = [each for each in host.cached((NOUN, None), lambda: host.claims.names(NOUN)) if each.startswith(name + "/") and trees.exists(each)]
     if below:
         raise BulkheadError("Cannot remove cgroup %s: it holds the cgroup %s. Remove that first." % (name, below[0]), below=below)
     strange = [key for key in found if key != UNIFIED and trees.children(name, (key,))]
@@ -123,11 +123,13 @@ def _remove(host, trees, name):
     host.claims.drop(NOUN, name)
     while "/" in name:
         name = name.rpartition("/")[0]
+        if any(nested(trees.path(name, key)) for key in trees.roots):
+            return
         claim, found = host.claims.read(NOUN, name), trees.exists(name)
         identity = claim.get("identity") if claim else {}
         if claim is None or (identity is not None and not identity.get("parent")) or host.records.read(NOUN, name):
             return
-        if found and (not owned(host, name, found) or trees.children(name) or trees.processes(name)):
+        if found and (not owned(host, name, found) or trees.processes(name)):
             return
         trees.remove(name)
         host.claims.drop(NOUN, name)

@@ -29,13 +29,14 @@ def plan(host, spec, plan):
     if trees.mode == "none":
         raise BulkheadError("Cannot manage cgroup %s: no cgroup hierarchy is mounted below %s. Mount cgroup2 there." % (spec.name, host.cgroup))
     found = trees.exists(spec.name)
-    own = not found or owned(host, spec.name, found)
+    claim = host.claims.read(NOUN, spec.name)
+    own = not found or _owns(claim, found)
     if spec.state == "absent":
         from ._cgroup_acts import plan_absent
 
-        plan_absent(host, trees, spec, plan, found)
+        plan_absent(host, trees, spec, plan, found, claim)
     else:
-        _Present(host, trees, spec, plan, found, own).plan_all()
+        _Present(host, trees, spec, plan, found, own).plan_all(claim)
     if not own and not spec.force and plan.steps:
         raise BulkheadError("Cannot %s: cgroup %s was not made by Bulkhead. Set force: true to do it all the same." % (
             plan.steps[0].name, spec.name))
@@ -43,7 +44,10 @@ def plan(host, spec, plan):
 
 def owned(host, name, found):
     """Is what exists what we made? A directory made anew by somebody else has another inode."""
-    claim = host.claims.read(NOUN, name)
+    return _owns(host.claims.read(NOUN, name), found)
+
+
+def _owns(claim, found):
     identity = claim.get("identity") if claim else None
     return claim is not None and (identity is None or all(identity.get(key) == pair for key, pair in found.items()))
 
@@ -56,7 +60,7 @@ class _Present:
         self.name = spec.name
         self.refused, self.changes = [], []
 
-    def plan_all(self):
+    def plan_all(self, claim):
         settings = self.settings = self._with_defaults(dict(self.spec.settings))
         homes = {key: self._home(limit) for key, (limit, value) in settings.items()}
         self._refuse_others()
@@ -68,7 +72,7 @@ class _Present:
         else:  # of a foreign one only what is declared counts
             needed = sorted(set(homes.values()))
         missing = [key for key in needed if key not in self.found]
-        if self.own and self.found and self.host.claims.read(NOUN, self.name)["identity"] is None:
+        if self.own and self.found and claim["identity"] is None:
             missing = needed  # a run that was killed while it made this is brought to its end
         for key, (limit, value) in settings.items():
             self._compare(key, limit, value, homes[key])
@@ -109,7 +113,8 @@ class _Present:
             self.refused.append("%s has no equivalent in cgroup v1, where this host has the controller %s" % (limit.option, limit.controller))
         else:
             for file in (limit.file,) if home == UNIFIED else limit.v1[1]:
-                if _lacks(self.trees, self.name, home, limit.controller, file):
+                here = home in self.found and os.path.exists("%s/%s" % (self.trees.path(self.name, home), file))
+                if not here and _lacks(self.trees, self.name, home, limit.controller, file):
                     self.refused.append("%s needs %s, which this kernel does not have" % (limit.option, file))
                     break
         return home
@@ -242,8 +247,7 @@ class _Present:
         trees, name, claims = self.trees, self.name, self.host.claims
         parts = name.split("/")
         parents = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
-        parents = [parent for parent in parents if not trees.exists(parent) or
-                   (claims.read(NOUN, parent) or {"identity": 0})["identity"] is None]
+        parents = [parent for parent in parents if self.host.cached((NOUN, parent), lambda name=parent: self._ours_to_make(name))]
         made = []
 
         def apply():
@@ -270,6 +274,10 @@ class _Present:
         if not self.found:
             self.plan.differ("state", "absent", "present")
         self.plan.add("create cgroup %s" % name, whole(apply, undo), undo)
+
+    def _ours_to_make(self, parent):
+        """Is a parent not there, or was a run killed while it made it?"""
+        return not self.trees.exists(parent) or (self.host.claims.read(NOUN, parent) or {"identity": 0})["identity"] is None
 
     def _enable(self, controllers):
         parts = self.name.split("/")
@@ -358,8 +366,6 @@ def page_sizes(host):
 
 def _lacks(trees, name, home, controller, file):
     """Does this kernel lack a file? Known when a cgroup exists that has the controller; a first cgroup's is found out by writing."""
-    if home is None:
-        return False
     names = [name.rsplit("/", depth)[0] for depth in range(name.count("/") + 1)]
     for each in names if trees.exists(names[-1]) else trees.children("", (home,))[:3]:
         path = trees.path(each, home)
