@@ -36,9 +36,9 @@ class Found:
 
     __slots__ = ("path", "stack", "mount", "layers", "promised")
 
-    def __init__(self, host, namespace, path):
+    def __init__(self, host, namespace, path, required=True):
         self.promised = False
-        self.path, table = look(host, namespace, path)
+        self.path, table = look(host, namespace, path, required)
         if table is None:
             self.promised, self.stack = True, []
         else:
@@ -58,12 +58,12 @@ def pin_of(host, namespace):
     return "%s/mntns/%s" % (host.state, namespace)
 
 
-def look(host, namespace, path):
-    """(where the path leads, the mount table there); no table when the namespace is only promised by an earlier task."""
+def look(host, namespace, path, required=True):
+    """(where the path leads, the mount table there); no table when the namespace is only promised, or gone and not required."""
     if namespace is None:
         return os.path.realpath(path), host.mounts()
     pin = pin_of(host, namespace)
-    if _is_namespace(pin):
+    if is_namespace(pin):
         with inside.Inside(pin, host.proc) as there:
             try:
                 fd = trees.resolve(there.root, path)
@@ -73,6 +73,8 @@ def look(host, namespace, path):
                 return os.readlink("self/fd/%d" % fd, dir_fd=there.procfs), host.cached(("mounts", namespace), there.table)
             finally:
                 os.close(fd)
+    if not required:
+        return path, None
     if ("namespace", namespace) in host.promised or host.check:
         host.warn("The namespace %s does not exist yet; an earlier task is expected to make it." % namespace)
         return path, None
@@ -80,7 +82,7 @@ def look(host, namespace, path):
                         % (path, namespace))
 
 
-def _is_namespace(path):
+def is_namespace(path):
     """Is a namespace pinned here, or does a plain file lie there?"""
     try:
         return syscalls.fs_magic(path) == 0x6E736673

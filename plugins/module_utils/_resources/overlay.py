@@ -26,7 +26,7 @@ def parse(options, path, problems):
 
 def plan(host, spec, plan):
     """Everything between the overlay as it is and as declared."""
-    found = Found(host, spec.namespace, spec.path)
+    found = Found(host, spec.namespace, spec.path, required=spec.state == "mounted")
     foreign = [mount for mount in found.stack if not owned(host, spec.key, mount)]
     if spec.state == "mounted":
         _plan_mounted(host, spec, plan, found, foreign)
@@ -291,7 +291,7 @@ def _covered_is_empty(path):
 def show(host, key):
     """An overlay as the _info module shows it; ``key`` is its path or (namespace, path). None when none is mounted there."""
     namespace, path = (None, key) if isinstance(key, str) else key
-    found = Found(host, namespace, path)
+    found = Found(host, namespace, path, required=False)
     if not found.is_overlay:
         return None
     layers = found.layers
@@ -306,13 +306,14 @@ def show(host, key):
 
 def names(host, namespace=None):
     """The paths of all overlays of the host's mount table, or of a pinned namespace's."""
-    table = host.mounts() if namespace is None else look(host, namespace, "/")[1]
+    table = host.mounts() if namespace is None else look(host, namespace, "/", required=False)[1]
     return sorted({mount.target for mount in table.mounts if mount.fstype == "overlay"}) if table else []
 
 
 def result(host, params, outcome):
     """What a module returns beside the usual."""
-    return {"overlay": show(host, (params.get("namespace"), params["path"]))}
+    namespace, path = params.get("namespace"), params["path"]
+    return {"overlay": show(host, (namespace, path)) or {"path": path, "namespace": namespace, "state": "unmounted"}}
 
 
 def info(host, params):
