@@ -18,6 +18,8 @@ export LC_ALL := C.UTF-8
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build
 export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export ANSIBLE_REMOTE_TMP := $(CURDIR)/build/ansible/tmp
+export ANSIBLE_CALLBACK_RESULT_FORMAT := yaml
+export ANSIBLE_DISPLAY_SKIPPED_HOSTS := false
 export ANSIBLE_PYTHON_INTERPRETER := $(CURDIR)/.venv/bin/python
 PLAYBOOK := python scripts/tree.py && ansible-playbook --inventory localhost, --connection local
 
