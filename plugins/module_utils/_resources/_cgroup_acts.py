@@ -118,21 +118,24 @@ def _kill(trees, name):
 
 
 def _remove(host, trees, name):
-    """Remove it, and those parents that were made only for it and hold nothing any more."""
+    """Remove it, and those parents that were made only for it and hold nothing any more. The claims go last, its own at the
+    very end, so that a run that is killed here is brought to its end by the next."""
+    gone = [name]
     trees.remove(name)
-    host.claims.drop(NOUN, name)
     while "/" in name:
         name = name.rpartition("/")[0]
         if any(nested(trees.path(name, key)) for key in trees.roots):
-            return
+            break
         claim, found = host.claims.read(NOUN, name), trees.exists(name)
         identity = claim.get("identity") if claim else {}
         if claim is None or (identity is not None and not identity.get("parent")) or host.records.read(NOUN, name):
-            return
+            break
         if found and (not owned(host, name, found) or trees.processes(name)):
-            return
+            break
         trees.remove(name)
-        host.claims.drop(NOUN, name)
+        gone.append(name)
+    for each in reversed(gone):
+        host.claims.drop(NOUN, each)
 
 
 def _id(word, value):
