@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .._kernel import caps
 from . import values
+from .root import RootSpec
 
 STATES = ("started", "stopped", "restarted", "absent")
 RESTARTS = ("no", "on-failure", "always")
@@ -80,6 +81,9 @@ class ServiceSpec:
                 value = parse(options[key], at(key), problems, *more)
                 if value is not None:
                     spec.declared[key] = value
+        extra = {key: options[key] for key in ROOT_OPTIONS if options.get(key) is not None}
+        if extra:
+            RootSpec.from_options(extra, path, problems, name=spec.name, base="/")  # for its problems
         if sandbox is not None:
             spec._within(sandbox)
         if spec.state != "absent":
@@ -102,7 +106,7 @@ class ServiceSpec:
         """Every option: what is declared, else what ``base`` (declared before) has, else the default."""
         known = dict(DEFAULTS)
         if not self.whole:
-            known.update(base or {})
+            known.update({key: value for key, value in base.items() if key in DEFAULTS})
         known.update(self.declared)
         return known
 

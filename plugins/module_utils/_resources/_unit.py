@@ -82,7 +82,7 @@ def filter_path(host, options):
         return None
     word, source = _source(host, options)
     digest = hashlib.sha256(dump(source).encode()).hexdigest()[:16]
-    return "%s/service/.seccomp/%s-%s.bpf" % (host.state, word, digest)
+    return "%s/bin/seccomp-%s-%s" % (host.state, word, digest)
 
 
 def make_filter(host, options):
@@ -92,8 +92,7 @@ def make_filter(host, options):
         return
     word, source = _source(host, options)
     data = seccomp.compile_default(options["capabilities"]) if word == "default" else seccomp.compile_names(source)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    temporary = "%s.%d" % (path, os.getpid())
+    temporary = path + ".new"
     with open(temporary, "wb") as stream:
         stream.write(data)
     os.rename(temporary, path)

@@ -13,7 +13,7 @@ from .._kernel import nsfs
 from .._model.errors import BulkheadError, Problems
 from .._model.service import DEFAULTS, ROOT_OPTIONS, ServiceSpec
 from .._supervisor import entry, pick
-from . import _unit, namespace
+from . import _own_root, _unit, namespace
 
 NOUN = "service"
 
@@ -43,7 +43,7 @@ class Found:
 
     @property
     def effective(self):
-        return dict(DEFAULTS, **self.options)
+        return dict(DEFAULTS, **{key: value for key, value in self.options.items() if key in DEFAULTS})
 
     def stale(self, host, wanted):
         """Options that the running process does not have as in ``wanted``, an entry spec; also when its namespaces were replaced."""
@@ -64,20 +64,26 @@ def found(host, name):
 def plan(host, spec, plan):
     """See `_engine/plan.py`."""
     if spec.state == "absent":
-        plan_removal(host, spec.name, plan)
+        plan_removal(host, spec.name, plan, spec.force)
         if not spec.whole:
             plan.record(NOUN, spec.name, None)
         return
     now = found(host, spec.name)
     base = {} if spec.whole else now.options or _recorded(host, spec.name)
     options = spec.effective(base)
-    types = _types(host, spec, options, plan)
-    _refuse(host, spec, options, types)
+    types, own = _types(host, spec, options, now, plan)
+    _refuse(host, spec, options, types, own)
     supervisor = pick(host)
     supervisor.require("pid" in types)
-    unit = _unit.build(host, spec.name, options, types)
+    entered = options
+    if own:
+        spec.renew |= _own_root.plan_it(host, spec, options, types, plan, lambda plan: plan_stop(host, spec.name, plan))
+        entered, types = dict(options, root=None, namespace=own), types + ("mnt",)
+    unit = _unit.build(host, spec.name, entered, types)
     unit.down = spec.state == "stopped"
     unit.options = spec.declared if spec.whole else dict(base, **spec.declared)
+    if own:
+        unit.options = dict(unit.options, **{_own_root.KEY: own})
     files = supervisor.render(host, unit, _unit.dump)
     running = now.running and not spec.renew
     _Plan(host, spec, plan, now, options, unit, files, supervisor).steps(running)
@@ -178,39 +184,46 @@ def plan_stop(host, name, plan):
                  lambda: pick(host).start(host, name))
 
 
-def plan_removal(host, name, plan):
-    """Stop it and remove it with its log."""
+def plan_removal(host, name, plan, force=False):
+    """Stop it and remove it with its log, and with the mount namespace that it has of its own."""
     now = found(host, name)
     if now.files is None:
         return
+    own = now.options.get(_own_root.KEY)
     plan.differ("state", "started" if now.running else "stopped", "absent")
     plan.add("remove service %s" % name,
              lambda: pick(host).remove(host, name, now.effective["stop_timeout"] / 1e6, keep_log=False))
+    if own:
+        _own_root.plan_removal(host, own, plan, force)
 
 
 # -- what can be refused before anything is touched
 
-def _types(host, spec, options, plan):
-    """The types of the namespaces to join."""
+def _types(host, spec, options, now, plan):
+    """(types of the namespaces to join, the set that its own mount namespace is pinned in or None)."""
     if spec.types is not None:
-        return spec.types
+        return spec.types, None
     name = options["namespace"]
+    wanted = now.options.get(_own_root.KEY) or any(options[key] for key in ROOT_OPTIONS)
     if name is None:
-        return ()
-    now = namespace.found(host, name)
-    dead = [kind for kind, pin in now.pins.items() if pin.state not in ("alive", "absent")]
-    types = tuple(kind for kind, pin in now.pins.items() if pin.alive)
+        return (), _own_root.name_of(spec, options) if wanted else None
+    pins = namespace.found(host, name).pins
+    dead = [kind for kind, pin in pins.items() if pin.state not in ("alive", "absent")]
+    types = tuple(kind for kind, pin in pins.items() if pin.alive)
     if dead and not host.check:
         raise BulkheadError("Cannot set up service %s: the %s of namespaces %s is %s. Mend it with the module namespace." % (
-            spec.name, dead[0], name, now.pins[dead[0]].state))
-    if not types and not host.check and (namespace.NOUN, name) not in host.promised:
-        raise BulkheadError("Cannot set up service %s: there are no namespaces %s. Make them first, with the module namespace." % (spec.name, name))
+            spec.name, dead[0], name, pins[dead[0]].state))
     if not types:
+        if not host.check and (namespace.NOUN, name) not in host.promised:
+            raise BulkheadError("Cannot set up service %s: there are no namespaces %s. Make them first, with the module namespace." % (
+                spec.name, name))
         plan.warn("The namespaces %s do not exist yet. Make them before the service %s." % (name, spec.name))
-    return types
+    if wanted and ("mnt" not in types or now.options.get(_own_root.KEY) == name):
+        return tuple(kind for kind in types if kind != "mnt"), name
+    return types, None
 
 
-def _refuse(host, spec, options, types):
+def _refuse(host, spec, options, types, own):
     name = spec.name
     if options["command"] is None:
         raise BulkheadError("Cannot set up service %s: it has no command yet. Give command." % name)
@@ -218,14 +231,12 @@ def _refuse(host, spec, options, types):
     if outside:
         raise BulkheadError("Cannot set up service %s: ambient_capabilities has %s, which capabilities does not keep. Name it there too." % (
             name, ", ".join(outside)))
-    if options["root"] is None and "mnt" not in types and not host.check and "root" not in spec.promised:
+    if options["root"] is None and "mnt" not in types and not own and not host.check and "root" not in spec.promised:
         raise BulkheadError("Cannot set up service %s: it has no root. Give root, or a namespace of type mnt." % name)
-    wanted = [key for key in ROOT_OPTIONS if options[key]]
-    if wanted and "mnt" in types:
+    shared = [key for key in ROOT_OPTIONS if options[key]]
+    if shared and not own:
         raise BulkheadError("Cannot set up service %s: %s belongs to the root of namespaces %s, which all its services share. "
-                            "Declare it with the sandbox." % (name, wanted[0], options["namespace"]))
-    if wanted:
-        raise BulkheadError("Cannot set up service %s: %s needs a mount namespace with a prepared root. Use a sandbox." % (name, wanted[0]))
+                            "Declare it with the sandbox." % (name, shared[0], options["namespace"]))
     if options["cgroup"] and "cgroup" not in spec.promised and ("cgroup", options["cgroup"]) not in host.promised and not host.check:
         if not host.cgroups().exists(options["cgroup"]):
             raise BulkheadError("Cannot set up service %s: there is no cgroup %s. Make it first, with the module cgroup." % (name, options["cgroup"]))
@@ -276,7 +287,7 @@ def show(host, name, healthy=None):
     now = found(host, name)
     if now.files is None:
         return None
-    shown = {key: value for key, value in now.effective.items() if key not in ROOT_OPTIONS}
+    shown = {key: value for key, value in now.effective.items() if key not in ROOT_OPTIONS or value}
     shown["environment"] = sorted(shown["environment"])
     shown["umask"] = "%04o" % shown["umask"]
     shown.update(name=name, state="started" if now.running else "stopped", pid=now.main_pid, supervised_pid=now.pid,

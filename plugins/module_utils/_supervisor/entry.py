@@ -46,7 +46,7 @@ def ensure(host):
     text = program()
     fresh = _bind(host, home)
     if fresh or _read(home + "/enter.py") != text or not os.path.exists(home + "/enter"):
-        temporary = "%s/.enter.%d" % (home, os.getpid())
+        temporary = home + "/.enter.new"
         _write(temporary + ".py", text)
         status, dummy, errors = host.run([home + "/python3", "-IS", "-c", _COMPILE, temporary + ".py", temporary])
         if status:
@@ -57,11 +57,11 @@ def ensure(host):
 
 
 def clear(host):
-    """Undo ensure()."""
+    """Undo ensure(), and what services that are gone left beside it."""
     home = host.state + "/bin"
     _unbind(host, home + "/python3")
     for name in os.listdir(home) if os.path.isdir(home) else ():
-        if name in ("python3", "enter", "enter.py", "interpreter") or name.startswith(".enter."):
+        if name in ("python3", "enter", "enter.py", "interpreter") or name.startswith((".enter.", ".interpreter.", "seccomp-")):
             os.unlink("%s/%s" % (home, name))
 
 
@@ -76,7 +76,7 @@ def _bind(host, home):
     source = os.path.realpath(sys.executable or FALLBACK)
     if not os.access(source, os.X_OK):
         source = os.path.realpath(FALLBACK)
-    temporary = "%s/.interpreter.%d" % (home, os.getpid())
+    temporary = home + "/.interpreter.new"
     _write(temporary, source)
     os.rename(temporary, home + "/interpreter")
     os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o755))

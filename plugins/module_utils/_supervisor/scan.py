@@ -28,7 +28,7 @@ def _words(host, program="runsvdir"):
 def find(host):
     """The pid of the running one, or None. The file is a hint; what runs is asked of /proc."""
     try:
-        with open(host.state + "/service/.runsvdir", encoding="utf-8") as stream:
+        with open(host.state + "/bin/runsvdir.pid", encoding="utf-8") as stream:
             hint = stream.read().strip()
     except OSError:
         hint = ""
@@ -43,7 +43,7 @@ def ensure(host, program):
     pid = find(host)
     if pid is None:
         pid = _detached(_words(host, program))
-        with open(host.state + "/service/.runsvdir", "w", encoding="utf-8") as stream:
+        with open(host.state + "/bin/runsvdir.pid", "w", encoding="utf-8") as stream:
             stream.write("%d\n" % pid)
     return pid
 
@@ -90,7 +90,7 @@ def shutdown(host):
         while find(host) is not None and time.monotonic() < deadline:
             time.sleep(0.01)
     try:
-        os.unlink(host.state + "/service/.runsvdir")
+        os.unlink(host.state + "/bin/runsvdir.pid")
     except OSError:
         pass
 
@@ -124,9 +124,8 @@ def _detached(words):
             for number in (0, 1, 2):
                 os.dup2(null, number)
             os.write(write, b"%d\n" % os.getpid())
-            keep = os.dup2(write, 3, inheritable=False) if write != 3 else 3  # closes at exec: that is how it is known
-            os.closerange(keep + 1, 1 << 16)
-            os.set_inheritable(3, False)
+            os.dup2(write, 3, inheritable=False)  # closes at exec
+            os.closerange(4, 1 << 16)
             os.execve(words[0], words, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
         except BaseException:
             pass
