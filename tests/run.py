@@ -14,6 +14,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,7 +132,9 @@ def integration(runner):
 
 
 def molecule(runner):
-    # In one private host: the scenario `default` makes what the others stand on.
+    # In one private host: the scenario `default` makes what the others stand on. What molecule keeps of an earlier one is stale.
+    for old in glob.glob(os.path.join(ROOT, "build", "ansible", "tmp", "molecule.*")):
+        shutil.rmtree(old)
     status, text = runner.run([*ALONE, "molecule", "test", "--all", "--report"], NO_COLOR="1")
     failures = {}  # of each scenario; one that others stand on has several rows
     for name, failed in re.findall(r"^(\S+) +: actions=.* failed=(\d+)", text.rpartition("SCENARIO RECAP")[2], re.M):
