@@ -29,6 +29,7 @@ class Host:
         self.claims = Claims(state + "/made")
         self.records = Records(etc)
         self.warnings = []
+        self.healthy = {}  # {service: what its health check said after it was started in this run}
         self.check = False  # in check mode what a task or an earlier one of the play needs may not be there yet: a warning
         self.promised = set()  # (noun, name) that an earlier task of the play, or an earlier part of this plan, makes
         self._cache = {}

@@ -59,6 +59,17 @@ def ensure(host):
 def clear(host):
     """Undo ensure() on a host that has nothing of ours left; what is still in use says so by EBUSY."""
     for path in [part[0] for part in reversed(parts(host))] + [host.lib]:
-        while host.mounts().top(path) is not None:
+        while _made_here(host, path):
             sc.umount(path)
             host.forget()
+
+
+def _made_here(host, path):
+    """Is what is mounted there of the kind that ensure() makes? Anything else is the administrator's."""
+    mount = host.mounts().top(path)
+    if mount is None:
+        return False
+    if path != host.lib:
+        return mount.fstype == "tmpfs" and mount.source == "bulkhead"
+    below = host.mounts().by_id.get(mount.parent)  # a bind on itself shows the directory that it hides
+    return below is not None and mount.device == below.device and mount.root == below.root.rstrip("/") + path[len(below.target.rstrip("/")):]

@@ -57,11 +57,9 @@ class _Store:
         return value if isinstance(value, dict) else None
 
     def drop(self, noun, name):
-        try:
-            os.unlink(self.path(noun, name))
-        except OSError as exc:
-            if exc.errno != errno.ENOENT:
-                raise
+        path = self.path(noun, name)
+        _unlink(path)
+        _unlink(_partial(path))
 
 
 class Claims(_Store):
@@ -122,12 +120,29 @@ class Records(_Store):
         return len(changed)
 
 
+def _partial(path):
+    """The name before the rename; always the same, so that the next write or drop takes away what a killed run left."""
+    return "%s/.%s.new" % os.path.split(path)
+
+
 def _replace(path, value, sync=False):
-    temporary = "%s/.%s.%d" % (os.path.dirname(path), os.path.basename(path), os.getpid())
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, sort_keys=True)
-        stream.flush()
-        if sync:
-            os.fsync(fd)
-    os.rename(temporary, path)
+    partial = _partial(path)
+    try:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+            json.dump(value, stream, sort_keys=True)
+            stream.flush()
+            if sync:
+                os.fsync(fd)
+        os.rename(partial, path)
+    except OSError:
+        _unlink(partial)
+        raise
+
+
+def _unlink(path):
+    try:
+        os.unlink(path)
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise

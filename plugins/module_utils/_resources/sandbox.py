@@ -46,7 +46,10 @@ def _present(host, spec, plan):
     for name in _services(host, spec.key):
         if name not in declared:
             plan.take(_part(service.plan_removal, host, name), name)
+    if recorded:
+        _plan_claims(host, spec, plan)
     group = Plan()
+    spec.cgroup.force = _lost(host, "cgroup", spec.cgroup.name, recorded)
     spec.cgroup.drop(recorded.get("cgroup"))
     cgroup.plan(host, spec.cgroup, group)
     host.promised.add(("cgroup", spec.cgroup.name))
@@ -83,6 +86,7 @@ def _plan_namespaces(host, spec, recorded):
                                 "Set on_mismatch: recreate to do so; the read-write layer is kept." % (", ".join(stale), spec.key),
                                 keys=stale)
         wanted.furnish, wanted.root_stale = (lambda host: root.furnish(host, spec.root)), bool(stale)
+    wanted.force = _lost(host, "namespace", spec.key, recorded)
     wanted.kill = True  # who may be killed has been looked at by then: services are stopped, visitors refused
     namespace.plan(host, wanted, spaces)
     host.promised.add(("namespace", spec.key))
@@ -98,19 +102,27 @@ def _plan_namespaces(host, spec, recorded):
 def _absent(host, spec, plan):
     recorded = host.records.options(RECORD, spec.key) or {}
     _refuse_visitors(host, spec.key, "remove", spec.policy["kill"])
-    for name in _services(host, spec.key):
+    services = _services(host, spec.key)
+    for name in services:
         plan.take(_part(service.plan_removal, host, name), name)
-    plan.take(_part(namespace.plan, host, _no_namespaces(spec)), "namespaces")
+    spaces = _no_namespaces(spec)
+    spaces.force = _lost(host, "namespace", spec.key, recorded)
+    plan.take(_part(namespace.plan, host, spaces), "namespaces")
     layers = OverlaySpec.from_options(recorded.get("overlay") or {}, "overlay", Problems(), defaults=overlay_defaults(spec.key))
     layers.state, layers.remove_data = "absent", bool(spec.policy["remove_data"])
+    layers.lazy = bool(services)  # which live in it now, and will be gone
+    layers.force = _lost(host, "overlay", layers.key, recorded)
     root.plan_removal(host, spec.key, plan)
     plan.take(_part(overlay.plan, host, layers), "overlay")
     group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
-    group.state, group.kill = "absent", True
+    group.state, group.kill, group.force = "absent", True, _lost(host, "cgroup", PREFIX + spec.key, recorded)
     plan.take(_part(cgroup.plan, host, group), "cgroup")
     if plan.steps:
         plan.differ("state", "present", "absent")
     plan.record(RECORD, spec.key, None)
+    for noun, name in [(namespace.NOUN, spec.key), (cgroup.NOUN, group.name), (overlay.NOUN, layers.key)] + \
+            [(service.NOUN, each) for each in services]:
+        plan.record(noun, name, None)  # of single modules that changed a part
 
 
 def _no_namespaces(spec):
@@ -120,6 +132,27 @@ def _no_namespaces(spec):
 
 
 # -- helpers
+
+def _lost(host, noun, name, recorded):
+    """Is a claim lost while the record says that we made the sandbox? Then its parts are ours all the same."""
+    return bool(recorded) and host.claims.read(noun, name) is None
+
+
+def _plan_claims(host, spec, plan):
+    """Claims that are lost (somebody emptied /run/bulkhead/made) are written again, so that removal finds what is ours."""
+    name, parent = PREFIX + spec.key, PREFIX.rstrip("/")
+    pins, trees, lost = namespace.found(host, spec.key).pins, host.cgroups(), {}
+    alive = {kind: list(pin.identity) for kind, pin in pins.items() if pin.alive}
+    if alive and host.claims.read(namespace.NOUN, spec.key) is None:
+        lost[(namespace.NOUN, spec.key)] = alive
+    if trees.exists(name) and host.claims.read(cgroup.NOUN, name) is None:
+        lost[(cgroup.NOUN, name)] = trees.exists(name)
+        if host.claims.read(cgroup.NOUN, parent) is None:
+            lost[(cgroup.NOUN, parent)] = dict(trees.exists(parent), parent=True)
+    if lost:
+        plan.add("note again what is ours of sandbox %s" % spec.key,
+                 lambda: [host.claims.complete(*key, identity) for key, identity in lost.items()])
+
 
 def _part(plan_it, host, spec):
     part = Plan()
@@ -158,8 +191,8 @@ def _ancestors(host, pid):
 
 # -- what the modules answer
 
-def show(host, name):
-    """One sandbox as its parts show themselves; None when nothing of it is there."""
+def show(host, name, healthy=None):
+    """One sandbox as its parts show themselves; None when nothing of it is there. ``healthy(service)`` tells its health."""
     now = namespace.found(host, name)
     found = {
         "name": name,
@@ -167,7 +200,7 @@ def show(host, name):
         "cgroup": cgroup.show(host, PREFIX + name),
         "root": root.show(host, name) if now.pins["mnt"].alive else None,
         "overlay": overlay.show(host, host.state + "/mnt/" + name),
-        "services": [service.show(host, each) for each in _services(host, name)],
+        "services": [service.show(host, each, healthy and healthy(each)) for each in _services(host, name)],
     }
     return found if any(found[key] for key in ("namespaces", "cgroup", "overlay", "services")) else None
 
@@ -177,8 +210,12 @@ def names(host):
 
 
 def result(host, params, outcome):
-    return {"sandboxes": [shown for shown in (show(host, plan.key) for plan in outcome.plans) if shown]}
+    return {"sandboxes": _shown(host, [plan.key for plan in outcome.plans], host.healthy.get)}
 
 
 def info(host, params):
-    return {"sandboxes": [shown for shown in (show(host, name) for name in params.get("names") or names(host)) if shown]}
+    return {"sandboxes": _shown(host, params.get("names") or names(host), lambda name: service.check(host, name))}
+
+
+def _shown(host, wanted, healthy):
+    return [shown for shown in (show(host, name, healthy) for name in wanted) if shown]
