@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: Bulkhead contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -81,7 +80,7 @@ def cgroup(pid, name):
 def mebibytes(text):
     if not text.isdigit():
         return text or "-"
-    return "none" if int(text) >= 1 << 60 else "%.1fM" % (int(text) / (1 << 20))
+    return "none" if int(text) >= 1 << 60 else "%gM" % round(int(text) / (1 << 20), 1)
 
 
 def resources(pid, name):
@@ -112,7 +111,7 @@ def resources(pid, name):
     return [
         ("memory", "limit %s, used %s" % tuple(mebibytes(text) for text in memory)),
         ("cpu", "limit %s, used %.2f s" % (cpu, used)),
-        ("processes", "limit %s, there are %s" % pids),
+        ("tasks", "limit %s, there are %s" % pids),
         ("disk", disk or "none"),
     ]
 
@@ -130,32 +129,53 @@ def layers(pid):
     return ["no overlay"]
 
 
+def listening(pid):
+    """The addresses that TCP servers listen on in the net namespace of a process."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for words in map(str.split, read("/proc/%d/net/%s" % (pid, table)).splitlines()[1:]):
+            if words[3] == "0A":
+                address, dummy, port = words[1].partition(":")
+                host = "*" if not address.strip("0") else "lo" if table == "tcp6" else ".".join(
+                    str(int(address[at:at + 2], 16)) for at in (6, 4, 2, 0))
+                found.add("%s:%d" % (host, int(port, 16)))
+    return " ".join(sorted(found)) or "-"
+
+
 def show(name):
     """The paragraph of one sandbox."""
     pids = processes(name)
     if not pids:
         return ["%s: no process lives there" % name]
-    first, one = pids[0], pids[-1]
-    yield "%s (hostname %s)" % (name, " ".join(inside(name, "cat", "/proc/sys/kernel/hostname")))
-    yield "  pid 1 inside    %s (pid %d on the host)" % (read("/proc/%d/comm" % first), first)
-    for what, text in resources(one, name):
-        yield "  %-15s %s" % (what, text)
-    for number, layer in enumerate(layers(one)):
-        yield "  %-15s %s" % ("" if number else "layers", layer)
-    for number, interface in enumerate(line.split(":")[0] for line in read("/proc/%d/net/dev" % one).splitlines()[2:]):
-        yield "  %-15s %s" % ("" if number else "interfaces", interface.strip())
-    yield "  %-15s %s" % ("ls /", " ".join(inside(name, "ls", "/")))
-    for number, line in enumerate(inside(name, "ps", "-eo", "pid,user,args")):
-        yield "  %-15s %s" % ("" if number else "ps -e", line)
+    one = pids[-1]
+    interfaces = [line.split(":")[0].strip() for line in read("/proc/%d/net/dev" % one).splitlines()[2:]]
+    rows = resources(one, name)
+    rows += [("network", "%s; servers listen on %s" % (" ".join(interfaces), listening(one)))]
+    rows += [("" if number else "layers", layer) for number, layer in enumerate(layers(one))]
+    rows += [("ls /", " ".join(inside(name, "ls", "/")))]
+    rows += [("" if number else "ps -e", line) for number, line in enumerate(inside(name, "ps", "-eo", "pid,user,args"))]
+    return [name] + ["  %-10s %s" % row for row in rows]
+
+
+def hostname(name):
+    return " ".join(inside(name, "cat", "/proc/sys/kernel/hostname"))
+
+
+def first(name):
+    """Pid 1 of a sandbox, as the host sees it."""
+    pids = processes(name)
+    return "%s (%d)" % (read("/proc/%d/comm" % pids[0]), pids[0]) if pids else "-"
 
 
 def main(names):
-    """Print the namespaces of all beside the host's, then a paragraph for each."""
-    spaces = [("namespace", "host") + tuple(names)]
+    """Print what each has of its own beside the host's, then a paragraph for each."""
+    rows = [("", "the host") + tuple(names)]
     for kind in TYPES:
-        spaces.append((kind, str(identity("/proc/self/ns/" + kind))) + tuple(str(identity(pin(name, kind)) or "-") for name in names))
-    for row in spaces:
-        print("".join("%-16s" % cell for cell in row).rstrip())
+        rows.append((kind + " ns", str(identity("/proc/self/ns/" + kind))) + tuple(str(identity(pin(name, kind)) or "-") for name in names))
+    rows.append(("hostname", read("/proc/sys/kernel/hostname")) + tuple(map(hostname, names)))
+    rows.append(("pid 1", read("/proc/1/comm") + " (1)") + tuple(map(first, names)))
+    for row in rows:
+        print(("%-12s" % row[0] + "".join("%-18s" % cell for cell in row[1:])).rstrip())
     for name in names:
         print()
         for line in show(name):

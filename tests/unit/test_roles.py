@@ -61,7 +61,7 @@ def test_each_variable_is_used_and_explained(role):
 
 @pytest.mark.parametrize("role", NAMES)
 def test_tasks_use_no_unknown_variable(role):
-    known = set(options(role)) | set(re.findall(r"register: (\w+)", tasks(role)))
+    known = set(options(role)) | set(re.findall(r"register: (\w+)", tasks(role))) | set(re.findall(r"^    (\w+):", tasks(role), re.M))
     assert set(re.findall(r"\bbulkhead_\w+", tasks(role))) <= known
 
 
