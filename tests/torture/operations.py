@@ -10,11 +10,11 @@
 from __future__ import annotations
 
 import collections
+import ctypes
 import glob
 import os
 import signal
 import subprocess
-import time
 
 TABLE = collections.OrderedDict()
 
@@ -63,6 +63,15 @@ def expect(wanted):
 
 def gone(*patterns):
     return ["%s is there" % path for pattern in patterns for path in glob.glob(pattern)]
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unmount(path):
+    """By hand, and without the files in /run that umount(8) keeps."""
+    if libc.umount2(os.fsencode(path), 2):
+        raise OSError(ctypes.get_errno(), "umount %s" % path)
 
 
 class Sleeper:
@@ -151,8 +160,140 @@ class FirstRun(Cgroup):
         points = [line.split()[4] for line in text("/proc/self/mountinfo").splitlines()]
         for point in reversed(points):
             if point.startswith("/run/bulkhead") or point == "/var/lib/bulkhead" and points.count(point) > 1:
-                subprocess.run(["umount", "--lazy", point], check=True)
+                unmount(point)
         subprocess.run("rm -rf /run/bulkhead /run/bulkhead.lock /etc/bulkhead/*", shell=True, check=True)
 
 
 FirstRun("first-run", ("cgroup", dict(name="bulkhead/web")))
+
+# namespace
+
+ALL = ["net", "uts", "ipc", "mnt", "pid", "cgroup", "time"]
+SET = dict(name="web", types=ALL, hostname="web", sysctls={"net.ipv4.ip_forward": "1"}, loopback=True,
+           time_offsets=dict(monotonic=1000))
+OWNED = dict(name="web", types=["user", "net", "uts", "pid", "mnt"], hostname="web", uid_map=["0 100000 1000"],
+             gid_map=["0 100000 1000"])
+NO_SET = [("namespace", dict(name="web", state="absent", kill=True))]
+
+
+def pin(kind):
+    return {"net": "/run/netns/web", "mnt": "/run/bulkhead/mntns/web"}.get(kind, "/run/bulkhead/ns/web/" + kind)
+
+
+def pins():
+    """{path: type:[inode]} of the namespaces that are pinned."""
+    found = {}
+    for line in text("/proc/self/mountinfo").splitlines():
+        left, right = line.split(" - ")
+        if right.startswith("nsfs"):
+            found[left.split()[4]] = left.split()[3]
+    return found
+
+
+def hostname():
+    return subprocess.run(["nsenter", "--uts=" + pin("uts"), "hostname"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+class Namespace(Operation):
+    remove = NO_SET
+
+    def declared(self):
+        options, found = self.steady[1], pins()
+        if options.get("state") == "absent":
+            return gone("/run/netns/web", "/run/bulkhead/ns/web", "/run/bulkhead/mntns/web") + [
+                "%s is pinned" % path for path in found if path.endswith("/web") or "/web/" in path]
+        wrong = ["no %s namespace is pinned" % kind for kind in options["types"]
+                 if not found.get(pin(kind), "").startswith(kind + ":")]
+        if "hostname" in options and hostname() != options["hostname"]:
+            wrong.append("the hostname is %r" % hostname())
+        if "pid" in options["types"] and subprocess.run(["nsenter", "--pid=" + pin("pid"), "true"], check=False).returncode:
+            wrong.append("the pid namespace is dead")
+        return wrong
+
+
+class Damaged(Namespace):
+    """Pins that are plain files, gone, or of a pid namespace whose init died."""
+
+    def damage(self):
+        for path in (pin("net"), pin("uts")):
+            unmount(path)
+        os.unlink(pin("uts"))
+        for path in glob.glob("/proc/[0-9]*/comm"):
+            if text(path) == "keeper":
+                os.kill(int(path.split("/")[2]), signal.SIGKILL)
+
+
+Namespace("namespace-create", ("namespace", SET))
+Namespace("namespace-create-net", ("namespace", dict(name="web", types=["net"])))
+Namespace("namespace-create-owned", ("namespace", OWNED))
+Namespace("namespace-change", ("namespace", dict(SET, hostname="www", sysctls={"net.ipv4.ip_forward": "0"})),
+          before=[("namespace", SET)])
+Namespace("namespace-add", ("namespace", SET), before=[("namespace", dict(name="web", types=["uts"]))])
+Namespace("namespace-recreate", ("namespace", dict(SET, time_offsets=dict(monotonic=2000), on_mismatch="recreate")),
+          before=[("namespace", SET)])
+Damaged("namespace-mend", ("namespace", SET), before=[("namespace", SET)])
+Namespace("namespace-in-cgroup", ("namespace", dict(name="web", types=["pid", "cgroup"], cgroup="bulkhead/web")),
+          before=[("cgroup", dict(name="bulkhead/web"))], remove=NO_SET + NO_CGROUP)
+Namespace("namespace-remove", ("namespace", dict(name="web", state="absent")), before=[("namespace", SET)])
+
+# overlay
+
+BASE = "/run/torture"
+LAYERS = [BASE + "/top", BASE + "/base"]
+PLACE = "/run/bulkhead/mnt/web"
+OVERLAY = dict(path=PLACE, lower=LAYERS, upper="/var/lib/bulkhead/uppers/web/upper", work="/var/lib/bulkhead/uppers/web/work")
+NO_OVERLAY = [("overlay", dict(path=PLACE, state="absent", remove_data=True))]
+
+
+def mounted(path):
+    """The options of the file systems that are stacked at a path, the lowest first."""
+    lines = [line.split(" - ") for line in text("/proc/self/mountinfo").splitlines()]
+    return [right for left, right in lines if left.split()[4] == path]
+
+
+class Overlay(Operation):
+    remove = NO_OVERLAY
+
+    def prepare(self):
+        for path in LAYERS + [BASE + "/third"]:
+            os.makedirs(path, exist_ok=True)
+            with open(path + "/" + os.path.basename(path), "w") as stream:
+                stream.write(path)
+
+    def damage(self):
+        if os.path.ismount(PLACE):
+            with open(PLACE + "/written", "w") as stream:
+                stream.write("data")
+
+    def declared(self):
+        options, found = self.steady[1], mounted(PLACE)
+        if options["state"] != "mounted":
+            return ["mounted: %s" % found] if found else []
+        if len(found) != 1 or not found[0].startswith("overlay"):
+            return ["mounted are %s" % found]
+        shown = sorted(os.listdir(PLACE))
+        wanted = [os.path.basename(path) for path in options["lower"]]
+        if "upper" in options and self.before and not self.act[1].get("reset"):
+            wanted.append("written")
+        return [] if shown == sorted(wanted) else ["it holds %s, not %s" % (shown, sorted(wanted))]
+
+    def cleanup(self):
+        subprocess.run(["rm", "-rf", BASE], check=True)
+
+
+def overlay(**options):
+    return "overlay", dict(OVERLAY, **dict(dict(state="mounted"), **options))
+
+
+MOUNTED = [overlay()]
+Overlay("overlay-mount", overlay())
+Overlay("overlay-mount-read-only", ("overlay", dict(path=PLACE, lower=LAYERS, state="mounted")))
+Overlay("overlay-replace", overlay(lower=[BASE + "/third"] + LAYERS, on_mismatch="recreate"), before=MOUNTED)
+Overlay("overlay-attributes", overlay(options=dict(noexec=True, nodev=True)), before=MOUNTED)
+Overlay("overlay-reset", overlay(reset=True), before=MOUNTED, once=True, steady=overlay())
+Overlay("overlay-unmount", ("overlay", dict(path=PLACE, state="unmounted")), before=MOUNTED)
+Overlay("overlay-absent", ("overlay", dict(path=PLACE, state="absent")), before=MOUNTED)
+Overlay("overlay-absent-with-data", ("overlay", dict(path=PLACE, state="absent", remove_data=True)), before=MOUNTED)
+Overlay("overlay-in-namespace", overlay(path="/mnt", namespace="web"), before=[("namespace", dict(name="web", types=["mnt"]))],
+        remove=[("overlay", dict(path="/mnt", namespace="web", state="absent", remove_data=True))] + NO_SET,
+        declared=lambda: [])

@@ -182,7 +182,7 @@ class Tracer:
                     self.stopped(child, self.early.pop(child.pid))
             elif event == EVENT_EXEC:
                 task.foreign = True
-                if os.path.basename(self.program(task.pid)) in DAEMONS:
+                if self.program(task.pid) in DAEMONS:
                     self.tasks.pop(task.pid)
                     ptrace(DETACH, task.pid)
                     return
@@ -197,8 +197,9 @@ class Tracer:
             pass  # killed meanwhile: waitpid will say so
 
     def program(self, pid):
+        """The name of the file that a process executes; of the keeper's, which is in memory (`/memfd:keeper`), too."""
         try:
-            return os.readlink("/proc/%d/exe" % pid).replace(" (deleted)", "")
+            return os.readlink("/proc/%d/exe" % pid).replace(" (deleted)", "").replace(":", "/").rpartition("/")[2]
         except OSError:
             return ""
 
