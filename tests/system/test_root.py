@@ -23,7 +23,7 @@ from module_utils._model.overlay import OverlaySpec
 from module_utils._model.root import MASKED, RootSpec
 from module_utils._resources import namespace, root
 
-TYPES = ["net", "uts", "ipc", "mnt", "pid", "cgroup"]
+TYPES = ("net", "uts", "ipc", "mnt", "pid", "cgroup")
 NAME = "t-root"
 
 
@@ -47,7 +47,7 @@ class Sandbox:
         host, problems = drive.new_host(), Problems()
         base = base or OverlaySpec.from_options(self.base, "overlay", problems, defaults={"path": "/run/bulkhead/mnt/" + NAME})
         spec = RootSpec.from_options(options, "", problems, name=NAME, base=base, types=types)
-        wanted = NamespaceSpec.from_options(dict(types=types), "", problems, name=NAME)
+        wanted = NamespaceSpec.from_options(dict(types=list(types)), "", problems, name=NAME)
         problems.raise_if_any()
         places.ensure(host)
         host.check = check

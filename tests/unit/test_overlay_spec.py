@@ -50,7 +50,8 @@ def test_each_error_has_its_path(more, path):
 
 
 def test_keys_are_file_names():
-    keys = [key_of(None, "/a/b"), key_of("web", "/a/b"), key_of(None, "/a:b"), key_of(None, "/a%3ab"), key_of(None, "/" + "x/" * 900), key_of(None, "/" + "x/" * 901)]
+    keys = [key_of(None, "/a/b"), key_of("web", "/a/b"), key_of(None, "/a:b"), key_of(None, "/a%3ab"), key_of(None, "/" + "x/" * 900),
+            key_of(None, "/" + "x/" * 901)]
     assert len(set(keys)) == len(keys) and keys[:2] == ["/a/b", "web/a/b"] and all(len(key) <= 200 and ":" not in key for key in keys)
 
 
@@ -92,7 +93,8 @@ def test_parents_come_first_and_masks_last():
     (dict(bind=[dict(source="/x", target="/")]), "s.bind[0].target"), (dict(bind=[dict(source="/x", target="/proc/x")]), "s.bind[0].target"),
     (dict(bind=[dict(source="/x", target="/sys")]), "s.bind[0].target"), (dict(bind=[dict(source="x", target="/y")]), "s.bind[0].source"),
     (dict(bind=[dict(target="/y")]), "s.bind[0].source"), (dict(bind=[3]), "s.bind[0]"), (dict(bind="/x:/y"), "s.bind"),
-    (dict(bind=[dict(source="/x", target="/y", bogus=1)]), "s.bind[0].bogus"), (dict(bind=[dict(source="/x", target="/y", read_only="so")]), "s.bind[0].read_only"),
+    (dict(bind=[dict(source="/x", target="/y", bogus=1)]), "s.bind[0].bogus"),
+    (dict(bind=[dict(source="/x", target="/y", read_only="so")]), "s.bind[0].read_only"),
     (dict(bind=[dict(source="/x", target="/y/../../z")]), "s.bind[0].target"), (dict(tmpfs=[dict(target="/dev")]), "s.tmpfs[0].target"),
     (dict(tmpfs=[dict(target="/x", size="12Q")]), "s.tmpfs[0].size"), (dict(tmpfs=[dict(target="/x", size=-1)]), "s.tmpfs[0].size"),
     (dict(tmpfs=[dict(target="/x", size=0)]), "s.tmpfs[0].size"), (dict(tmpfs=[dict(target="/x", mode="999")]), "s.tmpfs[0].mode"),

@@ -23,13 +23,16 @@ LINES = [
      ["/srv/x:y", "/srv/c,d", "/srv/e\\f"], [], None, None, {"redirect_dir": "on"}),
     ("6.1", "512 31 0:61 / /srv/m rw,nosuid,nodev,relatime - overlay bulkhead rw,lowerdir=l1:l2,upperdir=u,workdir=w,userxattr,redirect_dir=nofollow",
      ["l1", "l2"], [], "u", "w", {"userxattr": True, "redirect_dir": "nofollow"}),
-    ("6.1", "513 31 0:62 / /srv/m rw,relatime master:7 propagate_from:2 - overlay overlay rw,lowerdir=/a,upperdir=/u,workdir=/w,uuid=off,metacopy=on,redirect_dir=on",
+    ("6.1", "513 31 0:62 / /srv/m rw,relatime master:7 propagate_from:2 - overlay overlay "
+     "rw,lowerdir=/a,upperdir=/u,workdir=/w,uuid=off,metacopy=on,redirect_dir=on",
      ["/a"], [], "/u", "/w", {"uuid": "off", "metacopy": "on", "redirect_dir": "on"}),
     ("6.6", "600 31 0:70 / /m ro,relatime - overlay overlay rw,lowerdir=/a:/b::/d1::/d2,redirect_dir=on,metacopy=on,verity=require",
      ["/a", "/b"], ["/d1", "/d2"], None, None, {"redirect_dir": "on", "metacopy": "on", "verity": "require"}),
-    ("6.12", r"700 31 0:80 / /m rw,relatime - overlay none rw,lowerdir+=/srv/x:y,lowerdir+=/srv/c\054d\134e,datadir+=/d,upperdir=/u,workdir=/w,uuid=on,nfs_export=on,index=on",
+    ("6.12", r"700 31 0:80 / /m rw,relatime - overlay none "
+     r"rw,lowerdir+=/srv/x:y,lowerdir+=/srv/c\054d\134e,datadir+=/d,upperdir=/u,workdir=/w,uuid=on,nfs_export=on,index=on",
      ["/srv/x:y", "/srv/c,d\\e"], ["/d"], "/u", "/w", {"uuid": "on", "nfs_export": "on", "index": "on"}),
-    ("6.18", r"77 71 0:42 / /mnt/m rw,relatime - overlay overlay rw,lowerdir+=/mnt/l0,lowerdir+=/mnt/a\040b:c\054d\134e,upperdir=/mnt/u/upper,workdir=/mnt/u/work,index=on,uuid=on,fsync=volatile",
+    ("6.18", r"77 71 0:42 / /mnt/m rw,relatime - overlay overlay "
+     r"rw,lowerdir+=/mnt/l0,lowerdir+=/mnt/a\040b:c\054d\134e,upperdir=/mnt/u/upper,workdir=/mnt/u/work,index=on,uuid=on,fsync=volatile",
      ["/mnt/l0", "/mnt/a b:c,d\\e"], [], "/mnt/u/upper", "/mnt/u/work", {"index": "on", "uuid": "on", "volatile": True}),
     ("6.18", "80 77 0:44 / /mnt/m ro,relatime - overlay none ro,lowerdir+=/proc/self/fd/5,redirect_dir=on,uuid=null,override_creds",
      ["/proc/self/fd/5"], [], None, None, {"redirect_dir": "on", "uuid": "null"}),

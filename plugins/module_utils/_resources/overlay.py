@@ -150,8 +150,8 @@ def _may_replace(host, spec, found, foreign, differences):
         raise _foreign(spec, "differs in %s" % ", ".join(sorted(differences)) if differences else "would be reset")
     if differences and spec.on_mismatch != "recreate" and not foreign:
         raise BulkheadError("Cannot change overlay on %s in place: it differs in %s. Set on_mismatch: recreate to replace the mount."
-                            % (place(spec), ", ".join("%s (%s, declared %s)" % (key, _short(pair[0]), _short(pair[1]))
-                                                       for key, pair in sorted(differences.items()))))
+                            % (place(spec), ", ".join(
+                                "%s (%s, declared %s)" % (key, _short(pair[0]), _short(pair[1])) for key, pair in sorted(differences.items()))))
     _refuse_in_use(host, spec, found, "replace")
 
 

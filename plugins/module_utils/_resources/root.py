@@ -15,31 +15,35 @@ import stat
 
 from .._kernel import inside, nsfs, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
-from .._model.root import NODES, WORDS
+from .._model.root import MASKED, NODES, READ_ONLY, WORDS
 from . import _furnish, _layers, _live, overlay
 
 NOUN = "root"
+_NODES = {name: (os.makedev(*number), stat.S_IFCHR | mode) for name, number, mode in NODES}
 
 
 class _View:
-    """What is read inside, in one visit; host paths mean nothing there, so it is compared afterwards."""
+    """What is read inside, in one visit; host paths mean nothing there, so it is compared afterwards.
 
-    __slots__ = ("table", "root", "paths", "stats", "nodes")
+    ``mounts`` {path: the Mount on top}, ``paths`` {target: where it leads, None: it is not there}, ``stats`` of binds and
+    tmpfs by target, ``nodes`` stats of devices by name.
+    """
+
+    __slots__ = ("mounts", "root", "paths", "stats", "nodes")
 
     def __init__(self, host, spec, wants):
         self.paths, self.stats, self.nodes = {}, {}, {}
         with inside.Inside(pin(host, spec.name), host.proc) as there:
-            self.table, self.root = there.table(), os.fstat(there.root)
+            self.mounts, self.root = _visible(there.table()), os.fstat(there.root)
             for want in wants:
                 path = self.paths[want.target] = self._real(there, want.target)
                 if path is not None and want.live and want.kind in ("bind", "tmpfs"):
-                    self.stats[want.target] = self._stat(there, path)
-            for name in [name for name, number, mode in NODES] + [device[0] for device in spec.devices]:
-                self.nodes[name] = self._stat(there, "/dev/" + name, os.O_NOFOLLOW)
+                    self.stats[want.target] = _stat(there.root, path)
+            self._look_at_nodes(there, list(_NODES) + [device[0] for device in spec.devices])
 
     def _real(self, there, target):
-        """Where a target leads: the literal path first, as that costs nothing. None: it is not there."""
-        if self.table.top(target) is not None:
+        """Where a target leads: the literal path first, as that costs nothing."""
+        if target in self.mounts:
             return target
         try:
             fd = trees.resolve(there.root, target)
@@ -50,16 +54,51 @@ class _View:
         finally:
             os.close(fd)
 
-    @staticmethod
-    def _stat(there, path, flags=0):
+    def _look_at_nodes(self, there, names):
         try:
-            fd = trees.resolve(there.root, path, syscalls.O_PATH | flags)
+            dev = trees.resolve(there.root, "/dev", syscalls.O_PATH | os.O_DIRECTORY)
         except OSError:
-            return None
+            return
         try:
-            return os.fstat(fd)
+            for name in names:
+                if "/" in name:
+                    self.nodes[name] = _stat(dev, name, os.O_NOFOLLOW)
+                    continue
+                try:
+                    self.nodes[name] = os.stat(name, dir_fd=dev, follow_symlinks=False)
+                except OSError:
+                    self.nodes[name] = None
         finally:
-            os.close(fd)
+            os.close(dev)
+
+
+def _visible(table):
+    """{path: the Mount that a walk ends on}. Mostly nothing is stacked or hidden, which is seen without walking."""
+    found = {mount.target: mount for mount in table.mounts}
+    if len(found) == len(table.mounts) and all(_above(found, mount) in (None, mount.parent) for mount in table.mounts):
+        return found
+    return {path: top for path, top in ((path, table.top(path)) for path in found) if top is not None}
+
+
+def _above(found, mount):
+    """The id of the mount with the nearest target above this one's."""
+    path = mount.target
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        if path in found:
+            return found[path].id
+    return None
+
+
+def _stat(root, path, flags=0):
+    try:
+        fd = trees.resolve(root, path, syscalls.O_PATH | flags)
+    except OSError:
+        return None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 class _Now:
@@ -76,7 +115,14 @@ def pin(host, name):
 
 
 def _wants(host, spec):
-    return spec.wants(host.cached("unified", lambda: os.path.isdir(host.cgroup) and syscalls.fs_magic(host.cgroup) == 0x63677270))
+    """What is to be mounted; of the usual masks those that this kernel has something for."""
+    unified = host.cached("unified", lambda: os.path.isdir(host.cgroup) and syscalls.fs_magic(host.cgroup) == 0x63677270)
+    return [want for want in spec.wants(unified) if want.target not in host.cached("not masked", lambda: _not_there(host))]
+
+
+def _not_there(host):
+    return {path for path in MASKED + READ_ONLY
+            if not os.path.exists((host.proc if path.startswith("/proc/") else host.sys) + path[path.index("/", 1):])}
 
 
 def _now(host, spec):
@@ -99,13 +145,13 @@ def _compare(host, spec):
         wanted.add(path)
         _compare_want(host, spec, view, want, path or want.target, now)
     for path in claim.get("targets", ()):
-        if path not in wanted and view.table.top(path) is not None:
-            now.changes.append(_live.unmount(host, spec, path, _shown(view.table.top(path))))
+        if path not in wanted and path in view.mounts:
+            now.changes.append(_live.unmount(host, spec, path, _shown(view.mounts[path])))
     return now
 
 
 def _compare_base(host, spec, view, claim, now):
-    mount = view.table.top("/")
+    mount = view.mounts.get("/")
     if isinstance(spec.base, str):
         identity = _layers.identity(spec.base)
         if identity is not None and identity != [view.root.st_dev, view.root.st_ino]:
@@ -131,7 +177,7 @@ def _shown(mount):
 
 
 def _compare_want(host, spec, view, want, path, now):
-    mount = view.table.top(path)
+    mount = view.mounts.get(path)
     if not want.live:
         if mount is None or mount.fstype != want.kind or _wrong_flags(host, want, mount):
             now.stale[path] = (_shown(mount), " ".join([want.kind] + want.words))
@@ -182,18 +228,18 @@ def _wrong_flags(host, want, mount):
 
 
 def _compare_devices(host, spec, view, claim, now):
-    declared = {name: ("/dev/" + name, os.makedev(*number), stat.S_IFCHR | mode) for name, number, mode in NODES}
+    declared = dict(_NODES)
     for name, source, mode in spec.devices:
         try:
             number, kind = _furnish.device(source)
         except OSError:
             continue  # _check_sources says so
-        declared[name] = (source, number, kind if mode is None else stat.S_IFMT(kind) | mode)
-    for name, (source, number, mode) in declared.items():
+        declared[name] = (number, kind if mode is None else stat.S_IFMT(kind) | mode)
+    for name, (number, mode) in declared.items():
         found = view.nodes.get(name)
         if found is None or found.st_rdev != number or stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode):
             now.changes.append(_live.node(host, spec, name, None if found is None else "there", number, mode))
-        elif name in [device[0] for device in spec.devices] and found.st_mode != mode:
+        elif name not in _NODES and found.st_mode != mode:
             now.changes.append(_live.node(host, spec, name, "%o" % found.st_mode, number, mode))
     for name in claim.get("devices", ()):
         if name not in declared:
