@@ -138,10 +138,14 @@ restart_required:
   returned: success
   sample: [{"name": "web/nginx", "keys": ["environment"]}]
 sandboxes:
-  description: The declared sandboxes as they are, as M(bulkhead.isolation.sandbox_info) shows them.
+  description:
+    - The sandboxes that changed as they are after the run, in check mode as they are now, as M(bulkhead.isolation.sandbox_info) shows
+      them. Those that did not change are named only.
+    - RV(sandboxes[].changed) tells them apart.
   type: list
   elements: dict
   returned: success
+  sample: [{"name": "web", "changed": false}]
 failed_items:
   description: The sandboxes that were refused or failed, with what was undone.
   type: list

@@ -210,12 +210,18 @@ def names(host):
 
 
 def result(host, params, outcome):
-    return {"sandboxes": _shown(host, [plan.key for plan in outcome.plans], host.healthy.get)}
+    """Whole where something changed; an unchanged one by its name, for reading all of it costs more than comparing it."""
+    shown, known = [], set(names(host))
+    for plan in outcome.plans:
+        if plan.changed or plan.error is not None:
+            whole = show(host, plan.key, host.healthy.get)
+        else:
+            whole = {"name": plan.key} if plan.key in known else None
+        if whole is not None:
+            shown.append(dict(whole, changed=plan.changed and plan.error is None))
+    return {"sandboxes": shown}
 
 
 def info(host, params):
-    return {"sandboxes": _shown(host, params.get("names") or names(host), lambda name: service.check(host, name))}
-
-
-def _shown(host, wanted, healthy):
-    return [shown for shown in (show(host, name, healthy) for name in wanted) if shown]
+    wanted = params.get("names") or names(host)
+    return {"sandboxes": [shown for shown in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if shown]}
