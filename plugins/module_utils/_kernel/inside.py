@@ -39,7 +39,7 @@ class Inside:
         return self
 
     def __exit__(self, *exc):
-        syscalls.setns(self._home, syscalls.CLONE_NEWNS)
+        _go_home(self._home)
         # setns(2) leaves us at the root of the namespace, which is not where a process in a chroot came from.
         if not os.path.samestat(os.stat("/"), os.fstat(self._root)):
             os.fchdir(self._root)
@@ -53,6 +53,17 @@ class Inside:
         fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.procfs)
         with open(fd, encoding="utf-8", errors="surrogateescape") as stream:
             return mountinfo.Table(stream.read())
+
+
+def _go_home(fd):
+    """setns(2) back, tried again: to go on, and be it to undo, in a foreign mount namespace would do harm there."""
+    for attempt in range(8):
+        try:
+            syscalls.setns(fd, syscalls.CLONE_NEWNS)
+            return
+        except OSError as exc:
+            if attempt == 7:
+                raise RuntimeError("cannot leave a mount namespace: %s" % exc) from exc
 
 
 def table(pin, proc="/proc"):

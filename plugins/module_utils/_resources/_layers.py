@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .._kernel import holders, overlayfs, syscalls, trees
@@ -204,15 +205,16 @@ def plan_directories(host, layers, plan):
     """Steps that make a missing upper and work."""
     for path in (layers.upper, layers.work) if layers.upper else ():
         if not os.path.isdir(path):
-            plan.add("make directory %s" % path, lambda path=path: make(path), lambda path=path: _unmake(path, layers.work))
+            plan.add("make directory %s" % path, lambda path=path: make(path), lambda path=path: _unmake(host, path, layers.work))
 
 
-def _unmake(path, work):
+def _unmake(host, path, work):
     """Take back a directory that this run has made; in a work directory the kernel may have left its own."""
     if path == work:
         discard(path)
     else:
         os.rmdir(path)
+    remove_if_empty(_own_parent(host, path))
 
 
 def make(path):
@@ -274,15 +276,25 @@ def plan_removal(host, upper, work, remove_data, plan):
         return
     for path in (upper, work):
         if path and os.path.isdir(path) and (remove_data or ours(host, path)):
-            plan.add("remove %s" % path, lambda path=path: _remove(host, path))
+            plan.add("remove %s" % path, lambda path=path: discard(path))
             plan.differ("upper" if path == upper else "work", path, None)
+    parent = _own_parent(host, upper)
+    names = {os.path.basename(path) + suffix for path in (upper, work) if path for suffix in ("", DISCARDED)}
+    if parent and os.path.isdir(parent) and not set(_list(parent)) - names:
+        plan.add("remove directory %s" % parent, lambda: remove_if_empty(parent))
 
 
-def _remove(host, path):
-    discard(path)
+def _own_parent(host, path):
+    """The directory uppers/NAME of ours that holds an upper, which goes with it; else None."""
     parent = os.path.dirname(path)
-    if ours(host, parent) and parent != host.lib + "/uppers":
-        try:
-            os.rmdir(parent)  # uppers/NAME, when it is empty
-        except OSError:
-            return
+    return parent if os.path.dirname(parent) == host.lib + "/uppers" else None
+
+
+def remove_if_empty(path):
+    """Remove a directory that may be gone or have got something in it."""
+    try:
+        if path:
+            os.rmdir(path)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise

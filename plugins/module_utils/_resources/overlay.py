@@ -10,7 +10,6 @@ of the old one; only the flags of the mount itself change in place.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from .._kernel import holders, overlayfs, syscalls, trees
@@ -235,6 +234,8 @@ def _plan_gone(host, spec, plan, found, foreign):
         plan.differ("state", "mounted", spec.state)
         build = Build(host, spec, found, found.layers, 0)
         plan.add("unmount overlay from %s" % place(spec), build.unmount_old, build.mount_old)
+    elif host.claims.read(NOUN, spec.key) is not None:
+        plan.add("forget overlay on %s" % place(spec), lambda: host.claims.drop(NOUN, spec.key))
     if spec.reset and upper:
         _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
         _plan_reset(spec, plan, overlayfs.Layers([], upper, work))
@@ -247,16 +248,8 @@ def _plan_gone(host, spec, plan, found, foreign):
         _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
     _layers.plan_removal(host, upper, work, spec.remove_data, plan)
     if spec.namespace is None and os.path.isdir(spec.path) and not os.path.islink(spec.path) and _removable(found):
-        plan.add("remove directory %s" % spec.path, lambda: _remove_empty(found.path), lambda: _layers.make(found.path))
+        plan.add("remove directory %s" % spec.path, lambda: _layers.remove_if_empty(found.path), lambda: _layers.make(found.path))
     plan.record(NOUN, spec.key, None)
-
-
-def _remove_empty(path):
-    try:
-        os.rmdir(path)
-    except OSError as exc:
-        if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise
 
 
 def _removable(found):
