@@ -158,10 +158,8 @@ def walk(top, path, flags):
             posix.close(here)
             here = nearer
             continue
-        block, seen = memory(bytearray(256))
-        call("fstatfs", nearer, block)
         links += 1
-        if links > 40 or int.from_bytes(seen[:8], sys.byteorder) == PROC_SUPER_MAGIC:
+        if links > 40 or on_procfs(nearer):
             raise OSError(ELOOP, posix.strerror(ELOOP))
         target = posix.readlink(b"", dir_fd=nearer).decode("utf-8", "surrogateescape")
         posix.close(nearer)
@@ -187,6 +185,12 @@ def kind(fd):
     return posix.fstat(fd).st_mode & 0o170000
 
 
+def on_procfs(fd):
+    block, seen = memory(bytearray(256))
+    call("fstatfs", fd, block)
+    return int.from_bytes(seen[:8], sys.byteorder) == PROC_SUPER_MAGIC
+
+
 def id_file(path):
     """The lines of /etc/passwd or /etc/group of the root, as lists of fields; [] when it has none."""
     try:
@@ -195,7 +199,7 @@ def id_file(path):
         if error.errno == ENOENT:
             return []
         raise
-    if kind(fd) != 0o100000:
+    if kind(fd) != 0o100000 or on_procfs(fd):
         raise Refused(f"{path} inside is not a regular file")
     data = content(fd, ID_FILE_MAX)
     if data is None:

@@ -35,7 +35,7 @@ def build(host, name, options, types):
         "name": name, "command": options["command"], "root": options["root"], "namespaces": pins, "pid_namespace": pid_pin,
         "die_with_parent": pid_pin is not None, "cgroup": joins, "stdin": "null",
         "capabilities": bits(options["capabilities"]), "ambient": bits(options["ambient_capabilities"]),
-        "seccomp": filter_path(host, options),
+        "seccomp": filter_path(host, options), "log": options["log"]["enabled"],
     }
     for key in ("user", "group", "groups", "environment", "cwd", "umask", "no_new_privs", "rlimits", "nice", "oom_score_adj"):
         spec[key] = options[key]

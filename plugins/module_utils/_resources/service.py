@@ -113,9 +113,7 @@ class _Plan:
                 plan.differ("state", "started", "stopped")
                 plan.add("stop service %s" % name, self._stop, self._start)
             return
-        keys = now.stale(self.host, self.files_spec()) if running else []
-        if running and self._log_switched():
-            keys = sorted(set(keys) | {"log"})
+        keys = now.stale(self.host, _loads(self.files["spec.json"])) if running else []
         if state == "restarted" and running or keys and self.spec.on_change == "restart":
             plan.add("restart service %s" % name, self._restart)
         elif running:
@@ -124,13 +122,6 @@ class _Plan:
             if not now.running:
                 plan.differ("state", "stopped" if now.files is not None else "absent", "started")
             plan.add("start service %s" % name, self._start, self._stop)
-
-    def files_spec(self):
-        return _loads(self.files["spec.json"])
-
-    def _log_switched(self):
-        """runsv takes notice of a log service only when it starts."""
-        return (self.now.files is not None) and ("log/run" in self.now.files) != ("log/run" in self.files)
 
     def _differ(self, before):
         for key in DEFAULTS:
@@ -143,6 +134,8 @@ class _Plan:
     def _write(self):
         _unit.make_filter(self.host, self.options)
         self.supervisor.write(self.host, self.name, self.files)
+        if not self.now.running and self.now.effective["log"]["enabled"] != self.options["log"]["enabled"]:
+            self.supervisor.forget(self.host, self.name)
 
     def _write_back(self):
         self.supervisor.write(self.host, self.name, self.now.files)
@@ -171,7 +164,7 @@ class _Plan:
 
     def _restart(self):
         self.supervisor.stop(self.host, self.name, self.now.effective["stop_timeout"] / 1e6)
-        if self._log_switched():
+        if self.now.started.get("log") != self.options["log"]["enabled"]:
             self.supervisor.forget(self.host, self.name)
         self._start()
 

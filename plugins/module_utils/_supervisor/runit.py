@@ -249,11 +249,13 @@ def stop(host, name, timeout=10.0):
 
 
 def forget(host, name):
-    """Have runsv end, so that the next start finds a log service that came or went. It must be stopped."""
+    """Have runsv end, which takes notice of a log service only when it starts. The service must be stopped."""
     home, deadline = directory(host, name), time.monotonic() + KILL_WAIT
     while _watched(home) and time.monotonic() < deadline:
         _control(home, b"x")
         time.sleep(0.01)
+    if not os.path.exists(home + "/log/run"):
+        shutil.rmtree(home + "/log", ignore_errors=True)
 
 
 def remove(host, name, timeout=10.0, keep_log=True):
