@@ -16,6 +16,10 @@ import os
 import signal
 import subprocess
 
+import drive
+import jail
+from module_utils._supervisor import entry, scan
+
 TABLE = collections.OrderedDict()
 
 
@@ -297,3 +301,117 @@ Overlay("overlay-absent-with-data", ("overlay", dict(path=PLACE, state="absent",
 Overlay("overlay-in-namespace", overlay(path="/mnt", namespace="web"), before=[("namespace", dict(name="web", types=["mnt"]))],
         remove=[("overlay", dict(path="/mnt", namespace="web", state="absent", remove_data=True))] + NO_SET,
         declared=lambda: [])
+
+# service
+
+JAIL = BASE + "/jail"
+SLEEP = ["/usr/bin/sleep", "54321"]
+SERVICE = dict(name="web", root=JAIL, command=SLEEP, environment=dict(A="1"), rlimits=dict(nofile=64))
+NO_SERVICE = [("service", dict(name="web", state="absent"))]
+
+
+def running(words=SLEEP):
+    """The pids that execute just these words."""
+    return [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/cmdline") if text(path).split("\0")[:-1] == words]
+
+
+class Service(Operation):
+    remove = NO_SERVICE
+
+    def prepare(self):
+        jail.make(JAIL)
+        for bind in jail.BINDS:
+            os.makedirs(JAIL + bind["target"], exist_ok=True)
+            subprocess.run(["mount", "--no-mtab", "--bind", bind["source"], JAIL + bind["target"]], check=True)
+
+    def declared(self):
+        state, pids = self.steady[1].get("state", "started"), running()
+        if state == "absent":
+            return gone("/run/bulkhead/service/web") + (["it runs"] if pids else [])
+        if len(pids) != (state == "started"):
+            return ["%d processes run" % len(pids)]
+        if not pids:
+            return []
+        wanted = "A=%s" % self.steady[1].get("environment", SERVICE["environment"])["A"]
+        if wanted not in text("/proc/%d/environ" % pids[0]).split("\0"):
+            return ["its environment is %r" % text("/proc/%d/environ" % pids[0])]
+        return []
+
+    def cleanup(self):
+        host = drive.new_host()
+        scan.shutdown(host)
+        entry.clear(host)
+        for bind in reversed(jail.BINDS):
+            if os.path.ismount(JAIL + bind["target"]):
+                unmount(JAIL + bind["target"])
+        subprocess.run(["rm", "-rf", "--one-file-system", BASE, "/run/mount", "/var/log/bulkhead/web"], check=True)
+
+
+def service(**options):
+    return "service", dict(SERVICE, **options)
+
+
+STARTED = [service()]
+Service("service-start", service())
+Service("service-start-second", service(), before=[("service", dict(SERVICE, name="other", command=["/usr/bin/sleep", "11111"]))],
+        remove=NO_SERVICE + [("service", dict(name="other", state="absent"))])
+Service("service-start-own-root", ("service", dict(SERVICE, root=BASE + "/own", bind=jail.BINDS)),
+        prepare=lambda: jail.make(BASE + "/own"))
+Service("service-start-inside", service(namespace="web", cgroup="bulkhead/web"),
+        before=[("cgroup", dict(name="bulkhead/web")), ("namespace", dict(name="web", types=["pid", "net", "uts"]))],
+        remove=NO_SERVICE + NO_SET + NO_CGROUP)
+Service("service-configure", service(environment=dict(A="2"), on_change="restart"), before=STARTED)
+Service("service-restart", service(state="restarted"), before=STARTED, once=True, steady=service())
+Service("service-stop", service(state="stopped"), before=STARTED)
+Service("service-absent", ("service", dict(name="web", state="absent")), before=STARTED)
+
+# sandbox
+
+
+def sandbox(**more):
+    one = dict(name="web", namespaces=dict(types=ALL[:-1], hostname="web"), cgroup=dict(memory_max="256M", pids_max=64),
+               overlay=dict(lower=[BASE + "/own"]), bind=jail.BINDS, services=[dict(name="sleep", command=SLEEP, environment=dict(A="1"))])
+    one.update(more)
+    return "sandbox", dict(sandboxes=[one])
+
+
+NO_SANDBOX = [("sandbox", dict(sandboxes=[dict(name="web", state="absent")], remove_data=True, kill=True))]
+
+
+class Sandbox(Service):
+    remove = NO_SANDBOX
+
+    def prepare(self):
+        jail.make(BASE + "/own")
+
+    def declared(self):
+        one = (self.steady[1]["sandboxes"] or [dict(state="absent")])[0]
+        if one.get("state") == "absent":
+            return gone("/run/netns/web", "/run/bulkhead/ns/web", "/run/bulkhead/mntns/web", "/sys/fs/cgroup/*/bulkhead",
+                        "/run/bulkhead/service/web*") + ["it runs" for pid in running()]
+        pids = running()
+        if len(pids) != len(one["services"]):
+            return ["%d processes run" % len(pids)]
+        wrong = expect({V1 % "memory" + "memory.limit_in_bytes": str(int(one["cgroup"]["memory_max"][:-1]) << 20)})
+        if hostname() != one["namespaces"]["hostname"]:
+            wrong.append("the hostname is %r" % hostname())
+        for kind in one["namespaces"]["types"]:
+            for pid in pids:
+                if os.readlink("/proc/%d/ns/%s" % (pid, kind)) != pins().get(pin(kind)) and kind != "cgroup":
+                    wrong.append("the service is not in the pinned %s namespace" % kind)
+        for pid in pids:
+            if "A=%s" % one["services"][0]["environment"]["A"] not in text("/proc/%d/environ" % pid).split("\0"):
+                wrong.append("its environment is %r" % text("/proc/%d/environ" % pid))
+        return wrong
+
+
+THERE = [sandbox()]
+OTHER = [dict(name="sleep", command=SLEEP, environment=dict(A="2"))]
+Sandbox("sandbox-create", sandbox())
+Sandbox("sandbox-create-without-service", sandbox(services=[]))
+Sandbox("sandbox-change", ("sandbox", dict(sandbox(cgroup=dict(memory_max="128M"), services=OTHER,
+                                                   namespaces=dict(types=ALL[:-1], hostname="www"))[1], on_change="restart")), before=THERE)
+Sandbox("sandbox-recreate", ("sandbox", dict(sandbox(overlay=dict(lower=[BASE + "/own", BASE + "/more"]))[1], on_mismatch="recreate")),
+        before=THERE, prepare=lambda: (jail.make(BASE + "/own"), os.makedirs(BASE + "/more")))
+Sandbox("sandbox-absent", ("sandbox", dict(sandboxes=[dict(name="web", state="absent")])), before=THERE)
+Sandbox("sandbox-purge", ("sandbox", dict(sandboxes=[], purge=True, remove_data=True)), before=THERE)

@@ -5,8 +5,9 @@
 """Run a function in a child, see each of its system calls and those of its descendants, and break one of them.
 
 ptrace(2) instead of `strace -f -e inject`: strace counts `when=K` in each process and cannot name the process, so one K hits
-several; here a point is (process, call, K), where the process is named by its descent (`0.2.1`: the first child of the second
-child of the function's process). And the engine is imported once, so that a point takes milliseconds. x86_64 only.
+several; here a point is (process, call, on what, K), where the process is named by its descent (`0.2.1`: the first child of the
+second child of the function's process), and K counts the same call on the same thing, so that a loop that waits and asks again
+renumbers nothing else. And the engine is imported once, so that a point takes milliseconds. x86_64 only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import struct
 import time
@@ -27,6 +29,7 @@ SYSGOOD, FORK, VFORK, CLONE, EXEC, EXITKILL = 1, 2, 4, 8, 16, 0x100000
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 2, 3, 4, 128
 ORIG_RAX, RAX = 15 * 8, 10 * 8
 WALL = 0x40000000
+NUMBER = re.compile("[0-9]+")
 # These live on by design: they are let go as soon as they are what they are.
 DAEMONS = ("keeper", "runsvdir", "runsv", "svlogd", "tini", "catatonit")
 
@@ -57,7 +60,7 @@ class Run:
     """What happened: the points passed, the answer of the function, and what was wrong with the run itself."""
 
     def __init__(self):
-        self.points = []  # [(process, call, K, on what)]
+        self.points = []  # [(process, call, on what, K)]
         self.reached = False
         self.answer = None
         self.killed = False  # the function's own process was
@@ -67,7 +70,7 @@ class Run:
 class Tracer:
     """Runs ``function()``, whose result is JSON, in a traced child.
 
-    ``point``: (process, call, K); ``error``: the errno that this call returns instead of being made, or None: its process is
+    ``point``: one of those; ``error``: the errno that this call returns instead of being made, or None: its process is
     killed when it enters the call.
     """
 
@@ -223,9 +226,11 @@ class Tracer:
         if found is None:
             return True
         name, shown = found
-        task.counts[name] = task.counts.get(name, 0) + 1
-        point = (task.name, name, task.counts[name])
-        self.run.points.append(point + (shown,))
+        # pids and other numbers differ from run to run
+        known = name, NUMBER.sub("#", shown).replace(" ", "_") or "-"
+        task.counts[known] = task.counts.get(known, 0) + 1
+        point = (task.name, *known, task.counts[known])
+        self.run.points.append(point)
         if self.point is None or point != tuple(self.point) or self.run.reached:
             return True
         self.run.reached = True

@@ -5,8 +5,8 @@
 """Inside one private host: break operations at the points that run.py names, and look at what comes of it.
 
 Requests and answers are JSON lines on stdin and stdout.
-    {"trace": OPERATION}                                 -> {"points": [[process, call, K, on what], …], "problems": […]}
-    {"point": [OPERATION, process, call, K], "error": E} -> {"problems": […], "dirty": is this host of no more use?}
+    {"trace": OPERATION}                                 -> {"points": [[process, call, on what, K], …], "problems": […]}
+    {"point": [OPERATION, process, call, on what, K], "error": E} -> {"problems": […], "dirty": is this host of no more use?}
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ class Bench:
         return True
 
     def point(self, point, error):
-        self.cycle(point, error)
+        for attempt in range(4):  # a call of a loop that waits may be made one time less
+            if self.cycle(point, error).reached:
+                break
         left = self.baseline.settled()
         self.problems += ["left behind: " + line for line in left]
         return {"problems": self.problems, "dirty": bool(self.problems)}
