@@ -124,9 +124,9 @@ options:
     description:
       - Files and directories of the host that are mounted inside.
       - Each has C(source) on the host and C(target) inside, and may have C(read_only), C(recursive), C(nosuid), C(nodev), C(noexec).
-      - This and the four options below need a mount namespace. A service that has no pinned one gets one of its own, named
-        like the service, whose root is prepared over O(root). Services in a set with a mount namespace share its root, so
-        there these options belong to M(bulkhead.isolation.sandbox).
+      - This and the four options below need a root of the service's own. It gets a mount namespace, pinned as the set
+        C(NAME.root), whose root is prepared over O(root). It keeps that until it is removed.
+      - Services of a sandbox share one root, so there these options belong to M(bulkhead.isolation.sandbox).
     type: list
     elements: dict
   tmpfs:

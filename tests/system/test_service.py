@@ -74,6 +74,46 @@ def test_with_a_root_of_its_own(cycle, tmp_path):
     cycle(name="a", root=jail.make(tmp_path), command=SLEEP, bind=jail.BINDS, tmpfs=[dict(target="/run", size="1M")])
 
 
+def test_root_of_its_own_is_of_its_namespaces(converge, tmp_path):
+    """Its /proc is that of the pid namespace it is born in, also when the set has a mount namespace, and is made anew with it."""
+    root = jail.make(tmp_path)
+    told = dict(name="a", root=root, namespace="n", bind=jail.BINDS, command=["/bin/sh", "-c", "ls /proc > /tmp/proc; ls /sys/class/net > /tmp/net; sleep 100000"])
+    for types in (["pid", "net"], KINDS):
+        converge("namespace", name="n", types=types)
+        converge("service", **told)
+        jail.until(lambda: os.path.exists(root + "/tmp/net") and jail.text(root + "/tmp/net"))
+        assert [int(word) for word in jail.text(root + "/tmp/proc").split() if word.isdigit()][0] == 1
+        assert len([word for word in jail.text(root + "/tmp/proc").split() if word.isdigit()]) <= 4
+        assert jail.text(root + "/tmp/net").split() == ["lo"]
+        assert not converge("service", **told)["changed"]
+        os.unlink(root + "/tmp/net")
+        first = pid()
+        converge("namespace", name="n", types=["pid", "net"], state="absent", kill=True)
+        converge("namespace", name="n", types=types)
+        answer = converge("service", **told)
+        assert "create mnt of namespaces a.root" in answer["actions"] and not alive(first)
+        jail.until(lambda: os.path.exists(root + "/tmp/net"))
+        assert not converge("service", **told)["changed"]
+        converge("service", name="a", state="absent")
+        converge("namespace", name="n", state="absent", kill=True)
+        os.unlink(root + "/tmp/net")
+
+
+def test_changes_of_the_root_of_its_own(converge, refuse, tmp_path):
+    root, other = jail.make(tmp_path / "one"), jail.make(tmp_path / "two")
+    converge("service", name="a", root=root, command=SLEEP, bind=jail.BINDS)
+    first = pid()
+    done = converge("service", name="a", tmpfs=[dict(target="/run", size="1M")])
+    assert done["changed"] and done["restart_required"] == [] and pid() == first
+    assert " /run tmpfs " in jail.text("/proc/%d/mounts" % first)
+    converge("service", name="a", tmpfs=[])
+    assert " /run tmpfs " not in jail.text("/proc/%d/mounts" % first) and pid() == first
+    assert "on_mismatch: recreate" in refuse("service", name="a", root=other)
+    done = converge("service", name="a", root=other, on_mismatch="recreate")
+    assert done["actions"][0] == "stop service a" and done["actions"][-1] == "start service a" and pid() != first
+    assert os.stat("/proc/%d/root" % pid()).st_ino == os.stat(other).st_ino
+
+
 def test_stopped_started_restarted(converge):
     converge("service", name="a", root="/", command=SLEEP, state="stopped")
     assert show()["state"] == "stopped" and show()["pid"] is None

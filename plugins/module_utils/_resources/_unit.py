@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 
-from .._kernel import caps, nsfs, seccomp
+from .._kernel import caps, seccomp
 from .._model.errors import BulkheadError
 from .._supervisor import runit
 
@@ -24,9 +24,9 @@ def dump(value):
     return json.dumps(value, sort_keys=True)
 
 
-def build(host, name, options, types):
-    """The `_supervisor/runit.py: Unit` of a service. ``options``: every option; ``types``: those of the namespaces to join."""
-    pins = {kind: nsfs.pin_path(host, options["namespace"], kind) for kind in types}
+def build(host, name, options, pins):
+    """The `_supervisor/runit.py: Unit` of a service. ``options``: every option; ``pins``: {type: path} of the namespaces to join."""
+    pins = dict(pins)
     pid_pin = pins.pop("pid", None)
     leaf = name.rpartition("/")[2]
     joins = host.cgroups().join_files(options["cgroup"], leaf) if options["cgroup"] else []

@@ -75,11 +75,12 @@ def plan(host, spec, plan):
     _refuse(host, spec, options, types, own)
     supervisor = pick(host)
     supervisor.require("pid" in types)
-    entered = options
+    pins, entered = {kind: nsfs.pin_path(host, options["namespace"], kind) for kind in types}, options
     if own:
-        spec.renew |= _own_root.plan_it(host, spec, options, types, plan, lambda plan: plan_stop(host, spec.name, plan))
-        entered, types = dict(options, root=None, namespace=own), types + ("mnt",)
-    unit = _unit.build(host, spec.name, entered, types)
+        own, renew = _own_root.plan_it(host, spec, options, types, now, plan, lambda plan: plan_stop(host, spec.name, plan))
+        spec.renew = spec.renew or renew
+        pins["mnt"], entered = nsfs.pin_path(host, own["name"], "mnt"), dict(options, root=None)
+    unit = _unit.build(host, spec.name, entered, pins)
     unit.down = spec.state == "stopped"
     unit.options = spec.declared if spec.whole else dict(base, **spec.declared)
     if own:
@@ -187,19 +188,19 @@ def plan_removal(host, name, plan, force=False):
     plan.add("remove service %s" % name,
              lambda: pick(host).remove(host, name, now.effective["stop_timeout"] / 1e6, keep_log=False))
     if own:
-        _own_root.plan_removal(host, own, plan, force)
+        _own_root.plan_removal(host, own["name"], plan, force)
 
 
 # -- what can be refused before anything is touched
 
 def _types(host, spec, options, now, plan):
-    """(types of the namespaces to join, the set that its own mount namespace is pinned in or None)."""
+    """(types of the namespaces to join, whether it has a mount namespace of its own besides)."""
     if spec.types is not None:
-        return spec.types, None
+        return spec.types, False
     name = options["namespace"]
-    wanted = now.options.get(_own_root.KEY) or any(options[key] for key in ROOT_OPTIONS)
+    wanted = bool(now.options.get(_own_root.KEY) or any(options[key] for key in ROOT_OPTIONS))
     if name is None:
-        return (), _own_root.name_of(spec, options) if wanted else None
+        return (), wanted
     pins = namespace.found(host, name).pins
     dead = [kind for kind, pin in pins.items() if pin.state not in ("alive", "absent")]
     types = tuple(kind for kind, pin in pins.items() if pin.alive)
@@ -211,9 +212,9 @@ def _types(host, spec, options, now, plan):
             raise BulkheadError("Cannot set up service %s: there are no namespaces %s. Make them first, with the module namespace." % (
                 spec.name, name))
         plan.warn("The namespaces %s do not exist yet. Make them before the service %s." % (name, spec.name))
-    if wanted and ("mnt" not in types or now.options.get(_own_root.KEY) == name):
-        return tuple(kind for kind in types if kind != "mnt"), name
-    return types, None
+    if wanted and not _own_root.prepared(host, name):
+        return tuple(kind for kind in types if kind != "mnt"), True
+    return types, False
 
 
 def _refuse(host, spec, options, types, own):
