@@ -55,7 +55,7 @@ def plan(host, spec, plan):
             plan.differ("supervisor", "absent", "running")
             plan.add("start the supervisor", lambda: scan.ensure(host, runit.tool("runsvdir")), lambda: scan.shutdown(host))
         return
-    for noun, name, resource in whole.existing(host):
+    for noun, name, resource in whole.existing(host, and_recorded=not spec.clear):
         plan.differ("%s %s" % (noun, name), "present", "absent")
         plan.add("remove %s %s" % (noun, name),
                  lambda each=(name, resource): whole.remove(host, each[0], each[1], remove_data=spec.remove_data, keep_record=spec.clear))

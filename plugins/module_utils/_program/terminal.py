@@ -41,11 +41,11 @@ def relay(execute):
     os.close(slave)
     signal.signal(signal.SIGWINCH, lambda signum, frame: _copy_size(master))
     saved = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # what has been typed ahead is for inside
     try:
         _pass_on(master)
     finally:
-        termios.tcsetattr(0, termios.TCSAFLUSH, saved)
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
         os.close(master)
     return os.waitpid(child, 0)[1]
 

@@ -20,17 +20,17 @@ from . import command, terminal
 
 def visit(host, name, words, with_terminal):
     """Run ``words`` inside and return its exit status; without a terminal this process becomes the one that waits for it."""
-    options, types = _place(host, name)
-    options = dict(options, command=words, health=None)
-    unit = _unit.build(host, name.partition("/")[0] + "/exec", options, types)  # in the leaf `exec` of its cgroup
-    spec = dict(unit.spec, name=name, namespaces=dict(unit.spec["namespaces"], pid=unit.pid_pin), die_with_parent=False,
-                stdin="inherit", tty=with_terminal)
+    spec, group, options = _like(host, name)
+    spec = dict(spec, name=name, command=words, namespaces=dict(spec["namespaces"], pid=spec["pid_namespace"]), die_with_parent=False,
+                started=None, stdin="inherit", tty=with_terminal, log=False)
+    if group:
+        spec["cgroup"] = host.cgroups().join_files(group, "exec")
     with Lock(host.lock, "visit"):
         places.ensure(host)
         entry.ensure(host)
         _unit.make_filter(host, options)
-        if options["cgroup"]:
-            host.cgroups().make_leaf(options["cgroup"], "exec")
+        if group:
+            host.cgroups().make_leaf(group, "exec")
     fd = os.memfd_create("entry")  # close-on-exec: for the entry it is opened anew by its number
     os.write(fd, _unit.dump(spec).encode())
     os.set_inheritable(fd, True)
@@ -45,25 +45,19 @@ def visit(host, name, words, with_terminal):
     execute()
 
 
-def _place(host, name):
-    """(every option of the service that it is like, the types of namespaces to join)."""
+def _like(host, name):
+    """(the entry spec of what NAME is, its cgroup or None, the options that its seccomp filter is made from)."""
     now = service.found(host, name)
     if now.files is not None:
-        options = now.effective
-        return options, _alive(host, options["namespace"]) if options["namespace"] else ()
-    types = _alive(host, name)
+        return now.spec, now.effective["cgroup"], now.effective
+    pins = {kind: pin.path for kind, pin in namespace.found(host, name).pins.items() if pin.alive}
     group = sandbox.PREFIX + name
-    options = dict(DEFAULTS, namespace=name if types else None, cgroup=group if host.cgroups().exists(group) else None)
-    path = "%s/mnt/%s" % (host.state, name)
-    if "mnt" not in types and overlay.show(host, (None, path)):
-        options["root"] = path
-    if not types and options["root"] is None:
+    options = dict(DEFAULTS, command=None, namespace=name, cgroup=group if host.cgroups().exists(group) else None)
+    root = "%s/mnt/%s" % (host.state, name)
+    if "mnt" not in pins and overlay.show(host, (None, root)):
+        options["root"] = root
+    if not pins and options["root"] is None:
         raise BulkheadError("Cannot enter %s: there is no such sandbox, set of namespaces or service. See `bulkhead list`." % name)
-    if options["root"] is None and "mnt" not in types:
-        raise BulkheadError("Cannot enter %s: it has no root of its own. Use nsenter(1) with %s." % (
-            name, "its pins in %s/ns/%s" % (host.state, name)))
-    return options, types
-
-
-def _alive(host, name):
-    return tuple(kind for kind, pin in namespace.found(host, name).pins.items() if pin.alive)
+    if "mnt" not in pins and options["root"] is None:
+        raise BulkheadError("Cannot enter %s: it has no root of its own. Use nsenter(1) with its pins in %s/ns/%s." % (name, host.state, name))
+    return _unit.build(host, name + "/exec", options, pins).spec, options["cgroup"], options

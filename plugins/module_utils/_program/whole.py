@@ -30,7 +30,7 @@ def recorded(host):
 
 def restore(host):
     """Make everything again that is recorded: (the names of the steps taken, what could not be done)."""
-    done, waiting = [], recorded(host)
+    done, waiting = [], [each for each in map(_at_boot, recorded(host)) if each]
     while waiting:
         refused = []
         for each in waiting:
@@ -49,16 +49,32 @@ def restore(host):
     return done, []
 
 
-def existing(host):
-    """[(noun, name, resource)] of what we made and is there, the last made first; parts of sandboxes go with these."""
-    sandboxes = set(sandbox.names(host))
-    parts = {(namespace.NOUN, name) for name in sandboxes} | {(cgroup.NOUN, sandbox.PREFIX + name) for name in sandboxes}
-    parts |= {(overlay.NOUN, "%s/mnt/%s" % (host.state, name)) for name in sandboxes}
-    found = [(sandbox.NOUN, name, sandbox) for name in sorted(sandboxes)]
-    found += [(service.NOUN, name, service) for name in service.names(host) if name.partition("/")[0] not in sandboxes]
-    for resource in (overlay, namespace, cgroup):
-        found += [(resource.NOUN, name, resource) for name in sorted(host.claims.names(resource.NOUN), reverse=True)
-                  if (resource.NOUN, name) not in parts]
+def _at_boot(record):
+    """What is to come back by itself of a record: a service that is not enabled stays out, in a sandbox it stays stopped."""
+    noun, name, resource, options = record
+    if resource is service and options.get("enabled") is False:
+        return None
+    if resource is sandbox:
+        declared = options["sandboxes"][0]
+        services = [dict(each, state="stopped") if each.get("enabled") is False else each for each in declared.get("services") or ()]
+        options = {"sandboxes": [dict(declared, services=services)]}
+    return noun, name, resource, options
+
+
+def existing(host, and_recorded):
+    """[(noun, name, resource)] of what we made and is there, or is at least recorded; the last made first.
+
+    The parts of sandboxes go with these.
+    """
+    names = set(sandbox.names(host))
+    parts = {(namespace.NOUN, name) for name in names} | {(cgroup.NOUN, sandbox.PREFIX + name) for name in names}
+    parts |= {(overlay.NOUN, "%s/mnt/%s" % (host.state, name)) for name in names}
+    found = [(sandbox.NOUN, name, sandbox) for name in sorted(names) if and_recorded or sandbox.show(host, name)]
+    for resource in (service, overlay, namespace, cgroup):
+        made = set(service.names(host) if resource is service else host.claims.names(resource.NOUN))
+        made |= set(host.records.names(resource.NOUN) if and_recorded else ())
+        found += [(resource.NOUN, name, resource) for name in sorted(made, reverse=True)
+                  if (resource.NOUN, name) not in parts and not (resource is service and name.partition("/")[0] in names)]
     return found
 
 
