@@ -223,6 +223,10 @@ class _Birth:
         except OSError as exc:
             if exc.errno != errno.ECHILD:
                 raise
+        if self.keep:
+            with open("%s/%d/cmdline" % (self.proc, self.inner), "rb") as stream:
+                if stream.read() != keeper.NAME + b"\0":  # one that is killed closes the pipe, too
+                    raise OSError(errno.ECHILD, "the keeper was killed")
 
     def _take_back(self):
         self._close("up_w")

@@ -19,8 +19,10 @@ def pin(host, name, kind, source):
     path = nsfs.pin_path(host, name, kind)
     if kind == "net":
         _ready_netns(host)
-    elif name != nsfs.TEMPLATE:
-        os.makedirs("%s/ns/%s" % (host.state, name), mode=0o755, exist_ok=True)
+    elif name != nsfs.TEMPLATE and not os.path.isdir("%s/ns/%s" % (host.state, name)):
+        os.mkdir("%s/ns/%s" % (host.state, name), 0o755)
+    if kind == "mnt" and name != nsfs.TEMPLATE:
+        link(host, name)
     try:
         nsfs.make_pin(source, path)
     except OSError as exc:
@@ -28,23 +30,36 @@ def pin(host, name, kind, source):
             raise OSError(errno.EINVAL, "the kernel does not let the mount namespace that we are in pin this one; "
                                         "is %s a private mount?" % os.path.dirname(path)) from exc
         raise
-    if kind == "mnt" and name != nsfs.TEMPLATE:
-        link = "%s/ns/%s/mnt" % (host.state, name)
-        nsfs.unpin(link)
-        os.symlink("../../mntns/" + name, link)
     return nsfs.identity(path)
+
+
+def link(host, name):
+    """Mount namespaces are pinned elsewhere, on a private mount; a link shows where."""
+    path = "%s/ns/%s/mnt" % (host.state, name)
+    nsfs.unpin(path)
+    os.symlink("../../mntns/" + name, path)
+
+
+def linked(host, name):
+    try:
+        return os.readlink("%s/ns/%s/mnt" % (host.state, name)) == "../../mntns/" + name
+    except OSError:
+        return False
 
 
 def unpin(host, name, kinds):
     """Take these pins of a set away, whatever they hold, and what is empty then."""
     for kind in kinds:
         nsfs.unpin(nsfs.pin_path(host, name, kind))
-        if kind == "mnt" and name != nsfs.TEMPLATE:
-            nsfs.unpin("%s/ns/%s/mnt" % (host.state, name))
+    if name == nsfs.TEMPLATE:
+        return
+    if not os.path.lexists(nsfs.pin_path(host, name, "mnt")):
+        nsfs.unpin("%s/ns/%s/mnt" % (host.state, name))
     try:
         os.rmdir("%s/ns/%s" % (host.state, name))
-    except OSError:  # other pins are in it, or there was none
-        pass
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
 
 
 def _ready_netns(host):

@@ -114,9 +114,10 @@ def _present(host, spec, plan, now):
     spec.renewed = [kind for kind in replaced if pins[kind].alive]
     kept = [kind for kind in spec.types if kind not in make]
     changes = _inside.changes(host, spec, now, kept)
+    unlinked = "mnt" in kept and not _pins.linked(host, spec.name)
     if not spec.exact:
         _record(host, spec, plan)
-    if not (make or extra or changes):
+    if not (make or extra or changes or unlinked):
         return
     foreign = now.foreign()
     if foreign and not spec.force:
@@ -142,6 +143,9 @@ def _present(host, spec, plan, now):
     for key, (before, after, kinds) in mismatch.items():
         if key != "types":
             plan.differ(key, before, after)
+    if unlinked:
+        plan.differ("link", None, nsfs.pin_path(host, spec.name, "mnt"))
+        plan.add("link mnt of namespaces %s" % spec.name, lambda: _pins.link(host, spec.name))
     for change in changes:
         plan.differ(change.key, change.before, change.after)
         plan.add("%s of namespaces %s" % (change.words, spec.name), change.apply, change.undo)
