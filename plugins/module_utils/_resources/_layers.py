@@ -222,24 +222,26 @@ def make(path):
 
 
 def set_aside(path):
-    """Give a directory up in one rename, with an empty one of the same mode and owner in its place. Returns the old one's new name."""
+    """Give a directory up in one rename, with an empty one of the same mode and owner in its place."""
     aside = path + DISCARDED
     if os.path.lexists(aside):
         discard(aside)
     found = os.stat(path)
     os.rename(path, aside)
-    os.mkdir(path, 0o700)
-    os.chown(path, found.st_uid, found.st_gid)
-    os.chmod(path, found.st_mode & 0o7777)
-    return aside
+    try:
+        os.mkdir(path, 0o700)
+        os.chown(path, found.st_uid, found.st_gid)
+        os.chmod(path, found.st_mode & 0o7777)
+    except OSError:
+        put_back(path)
+        raise
 
 
 def put_back(path):
     """Undo set_aside()."""
     aside = path + DISCARDED
     if os.path.lexists(aside):
-        os.rmdir(path)
-        os.rename(aside, path)
+        os.rename(aside, path)  # over the empty one
 
 
 def discard(path):

@@ -218,9 +218,10 @@ def _plan_reset(spec, plan, layers):
 
 
 def _plan_leftovers(layers, plan, made=False):
-    paths = [path + _layers.DISCARDED for path in (layers.upper, layers.work) if path and os.path.isdir(path)] if made else []
-    for path in paths or _layers.leftovers((layers.upper, layers.work)):
-        plan.add("remove %s" % path, lambda path=path: _layers.discard(path))
+    """Steps that remove what a reset has set aside, be it the one of this plan or one that was killed."""
+    for path in (layers.upper, layers.work):
+        if path and (made and os.path.isdir(path) or os.path.lexists(path + _layers.DISCARDED)):
+            plan.add("remove %s" % (path + _layers.DISCARDED), lambda path=path: _layers.discard(path + _layers.DISCARDED))
 
 
 def _plan_gone(host, spec, plan, found, foreign):
