@@ -15,8 +15,6 @@ import errno
 import os
 import struct
 
-from .._model.errors import BulkheadError
-
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _MASKED_EQ, _EQ = 7, 4
@@ -57,7 +55,7 @@ swapcontext symlink symlinkat sync sync_file_range sync_file_range2 syncfs sysin
 timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64
 timerfd_settime timerfd_settime64 times tkill truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe uprobe utime
 utimensat utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev
-arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls sync_file_range2 socket
+arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls socket
 """.split()
 
 # What a kept capability allows besides. All of these are refused with EPERM without it.
@@ -90,17 +88,20 @@ REFUSED = (("ioctl", 1, 0x5412, "TIOCSTI"), ("ioctl", 1, 0x541C, "TIOCLINUX"),
 PERSONALITIES = (0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 
 
+class Unable(Exception):
+    """No filter can be made; the message says why."""
+
+
 class _Compare(ctypes.Structure):
     _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
 
 
 def library():
-    """libseccomp, or an error that names the package."""
+    """libseccomp, or Unable that names the package."""
     try:
         lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     except OSError:
-        raise BulkheadError("Cannot make a seccomp filter: libseccomp.so.2 is not installed. "
-                            "Install the package libseccomp2 (libseccomp), or set seccomp: off.")
+        raise Unable("libseccomp.so.2 is not installed. Install the package libseccomp2 (libseccomp), or set seccomp: off.")
     lib.seccomp_init.restype = ctypes.c_void_p
     lib.seccomp_init.argtypes = (ctypes.c_uint32,)
     lib.seccomp_release.argtypes = (ctypes.c_void_p,)
@@ -141,7 +142,7 @@ def compile_default(kept):
 
 def compile_names(names):
     """The BPF bytes of a list of names and nothing else: all other calls of this machine end with EPERM."""
-    return _compile(set(names), (), namespaces=True, otherwise=errno.EPERM, personality="personality" in names)
+    return _compile(set(names), (), namespaces=True, named=True)
 
 
 def _arches(lib):
@@ -150,12 +151,12 @@ def _arches(lib):
     return [lib.seccomp_arch_native()] + [arch for arch in more if arch]
 
 
-def _compile(allowed, refused, namespaces, otherwise=errno.ENOSYS, personality=False):
+def _compile(allowed, refused, namespaces, named=False):
     lib = library()
     arches = _arches(lib)
-    context = lib.seccomp_init(_ERRNO | otherwise)
+    context = lib.seccomp_init(_ERRNO | (errno.EPERM if named else errno.ENOSYS))
     if not context:
-        raise BulkheadError("Cannot make a seccomp filter: libseccomp gives no context.")
+        raise Unable("libseccomp gives no context.")
 
     def rule(action, name, *compares):
         number = lib.seccomp_syscall_resolve_name_arch(arches[0], name.encode())
@@ -164,7 +165,7 @@ def _compile(allowed, refused, namespaces, otherwise=errno.ENOSYS, personality=F
         array = (_Compare * len(compares))(*compares) if compares else None
         result = lib.seccomp_rule_add_array(context, action, number, len(compares), array)
         if result < 0 and result not in (-errno.EDOM, -errno.EEXIST):
-            raise BulkheadError("Cannot make a seccomp filter: libseccomp refuses a rule for %s: %s." % (name, os.strerror(-result)))
+            raise Unable("libseccomp refuses a rule for %s: %s." % (name, os.strerror(-result)))
 
     try:
         lib.seccomp_attr_set(context, _CTL_NNP, 0)  # the entry sets it, or not
@@ -174,13 +175,13 @@ def _compile(allowed, refused, namespaces, otherwise=errno.ENOSYS, personality=F
         flags_at = 1 if os.uname().machine.startswith("s390") else 0
         for name in sorted(allowed - {"clone"}):
             rule(_ALLOW, name)
-        if "clone" in allowed or otherwise == errno.ENOSYS:
+        if "clone" in allowed or not named:
             rule(_ALLOW, "clone", *(() if namespaces else (_Compare(flags_at, _MASKED_EQ, _NAMESPACES, 0),)))
         if not namespaces:
             for bit in range(32):
                 if _NAMESPACES >> bit & 1:
                     rule(_ERRNO | errno.EPERM, "clone", _Compare(flags_at, _MASKED_EQ, 1 << bit, 1 << bit))
-        if not personality:
+        if not named:
             for value in PERSONALITIES:
                 rule(_ALLOW, "personality", _Compare(0, _EQ, value, 0))
         for name in sorted(refused):
@@ -196,7 +197,7 @@ def _export(lib, context):
     try:
         result = lib.seccomp_export_bpf(context, fd)
         if result < 0:
-            raise BulkheadError("Cannot make a seccomp filter: libseccomp cannot export it: %s." % os.strerror(-result))
+            raise Unable("libseccomp cannot export it: %s." % os.strerror(-result))
         size = os.lseek(fd, 0, os.SEEK_END)
         return os.pread(fd, size, 0)
     finally:

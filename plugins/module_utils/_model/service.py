@@ -163,7 +163,7 @@ def _groups(value, path, problems):
 def _environment(value, path, problems):
     found = {}
     for name, text in values.mapping(value, path, problems).items():
-        here = "%s.%s" % (path, name) if isinstance(name, str) and name.isprintable() else path
+        here = "%s.%s" % (path, name) if isinstance(name, str) and name and name.isprintable() else path
         if not (isinstance(name, str) and name.isascii() and name.isprintable() and name and "=" not in name and not name[0].isdigit()):
             problems.add(here, "%s is not the name of a variable" % values.quoted(name))
             continue

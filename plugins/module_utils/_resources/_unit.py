@@ -85,13 +85,26 @@ def filter_path(host, options):
     return "%s/bin/seccomp-%s-%s" % (host.state, word, digest)
 
 
+def require_filter(host, options):
+    """Refuse what make_filter() could not make."""
+    path = filter_path(host, options)
+    if path is not None and not os.path.exists(path):
+        try:
+            seccomp.library()
+        except seccomp.Unable as exc:
+            raise BulkheadError("Cannot make a seccomp filter: %s" % exc)
+
+
 def make_filter(host, options):
     """Compile it unless it is there."""
     path = filter_path(host, options)
     if path is None or os.path.exists(path):
         return
     word, source = _source(host, options)
-    data = seccomp.compile_default(options["capabilities"]) if word == "default" else seccomp.compile_names(source)
+    try:
+        data = seccomp.compile_default(options["capabilities"]) if word == "default" else seccomp.compile_names(source)
+    except seccomp.Unable as exc:
+        raise BulkheadError("Cannot make a seccomp filter: %s" % exc)
     temporary = path + ".new"
     with open(temporary, "wb") as stream:
         stream.write(data)
@@ -114,7 +127,10 @@ def _source(host, options):
             raise BulkheadError("Cannot use the seccomp list %s: %s: %s. Put the names of system calls there, or use default or off."
                                 % (wanted, path, getattr(exc, "strerror", None) or exc))
     names = sorted(set(names))
-    wrong = host.cached(("seccomp", tuple(names)), lambda: seccomp.unknown(names))
+    try:
+        wrong = host.cached(("seccomp", tuple(names)), lambda: seccomp.unknown(names))
+    except seccomp.Unable as exc:
+        raise BulkheadError("Cannot use the seccomp list %s: %s" % (word, exc))
     if wrong:
         raise BulkheadError("Cannot use the seccomp list %s: %s: no such system calls." % (word, ", ".join(wrong[:5])), unknown=wrong)
     return word, names

@@ -75,6 +75,7 @@ def plan(host, spec, plan):
     _refuse(host, spec, options, types, own)
     supervisor = pick(host)
     supervisor.require("pid" in types)
+    _unit.require_filter(host, options)
     pins, entered = {kind: nsfs.pin_path(host, options["namespace"], kind) for kind in types}, options
     if own:
         own, renew = _own_root.plan_it(host, spec, options, types, now, plan, lambda plan: plan_stop(host, spec.name, plan))

@@ -361,6 +361,6 @@ def _put(path, text, mode):
 def _quoted(word):
     """A word for sh."""
     safe = word.replace("/", "").replace("-", "").replace(".", "").replace("_", "").replace("=", "").replace(":", "")
-    return word if safe.isascii() and safe.isalnum() else "'%s'" % word.replace("'", "'\"'\"'")
+    return word if word == "--" or safe.isascii() and safe.isalnum() else "'%s'" % word.replace("'", "'\"'\"'")
 
 
