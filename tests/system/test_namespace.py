@@ -320,8 +320,10 @@ def test_what_others_made(converge, refuse):
 
 def test_replaced_by_others_is_foreign(converge, refuse):
     converge("namespace", name="web", types=["net"])
+    subprocess.run(["ip", "netns", "add", "other"], check=True)  # while web is there, so that it gets a number of its own
     subprocess.run(["ip", "netns", "delete", "web"], check=True)
-    subprocess.run(["ip", "netns", "add", "web"], check=True)
+    nsfs.make_pin("/run/netns/other", "/run/netns/web")
+    subprocess.run(["ip", "netns", "delete", "other"], check=True)
     assert "was made by somebody else" in refuse("namespace", name="web", state="absent")
     subprocess.run(["ip", "netns", "delete", "web"], check=True)
     converge("namespace", name="web", state="absent")

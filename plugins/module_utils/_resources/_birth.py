@@ -252,7 +252,7 @@ class _Birth:
         except OSError as exc:
             self._say(json.dumps({"errno": exc.errno or errno.EIO, "reason": exc.strerror or str(exc), "path": exc.filename and os.fsdecode(exc.filename)}))
         except BaseException as exc:  # a fault of ours: say it in one line, as a traceback of a child helps nobody
-            self._say(json.dumps({"errno": errno.EIO, "reason": "%s: %s" % (type(exc).__name__, exc), "path": None}))
+            self._say(json.dumps({"errno": errno.EIO, "reason": "%s: %s" % (type(exc).__name__, " ".join(str(exc).split())), "path": None}))
         finally:
             os._exit(0)
 
