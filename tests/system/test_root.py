@@ -274,6 +274,26 @@ def test_links_in_the_image_lead_nowhere_outside(box):
     assert [mount.target for mount in box.table().mounts if "evil" in mount.target or "victim" in mount.target] == []
 
 
+def test_a_killed_change_is_not_forgotten(box):
+    os.symlink("/etc", box.top + "/app/cfg")
+    box.run()
+    note = root._live.note
+
+    def killed(*args):
+        raise KeyboardInterrupt
+    for options in (dict(bind=[dict(source=box.top + "/share", target="/cfg/www")]), dict(tmpfs=[dict(target="/run")]), dict(devices=["/dev/fuse"])):
+        root._live.note = killed
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                box.run(**options)
+        finally:
+            root._live.note = note
+        assert box.run(**options) == []
+        assert box.run() and box.run() == []
+        assert box.table().top("/etc/www") is None and box.table().top("/run") is None
+    assert box.inside(lambda: str(os.path.exists("/dev/fuse") or os.path.exists("/run/bulkhead"))) == "False"
+
+
 def test_upper_of_another_is_refused(box):
     box.run()
     base = OverlaySpec.from_options(box.base, "overlay", Problems(), defaults={"path": "/run/bulkhead/mnt/other"})

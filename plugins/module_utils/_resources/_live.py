@@ -46,6 +46,13 @@ def note(host, spec, wants):
                                            "devices": sorted(device[0] for device in spec.devices)})
 
 
+def _remember(host, spec, key, name):
+    """Add one to what is noted, before it is made: a run that is killed then leaves nothing that is taken for somebody else's."""
+    noted = claim(host, spec.name)
+    if name not in noted.get(key, ()):
+        host.claims.complete(NOUN, spec.name, dict(noted, **{key: sorted(list(noted.get(key, ())) + [name])}))
+
+
 def _visit(host, spec):
     return inside.Inside(nsfs.pin_path(host, spec.name, "mnt"), host.proc)
 
@@ -57,6 +64,7 @@ def _of(spec):
 def mount(host, spec, want, path):
     """What is declared and not there."""
     def apply():
+        _remember(host, spec, "targets", want.target)
         source = _furnish.open_source(want) if want.kind == "bind" else -1
         try:
             with _visit(host, spec) as there:
@@ -179,9 +187,13 @@ def node(host, spec, name, before, number, mode):
     def act(dev):
         _unlink(dev, name)
         _furnish.make_node(dev, name, number, mode)
+
+    def apply():
+        _remember(host, spec, "devices", name)
+        _in_dev(host, spec, act)
     return Change("make device /dev/%s %s" % (name, _of(spec)), "/dev/" + name, before,
-                  "%d:%d %04o" % (os.major(number), os.minor(number), mode & 0o7777),
-                  lambda: _in_dev(host, spec, act), lambda: _in_dev(host, spec, lambda dev: _unlink(dev, name)))
+                  "%d:%d %04o" % (os.major(number), os.minor(number), mode & 0o7777), apply,
+                  lambda: _in_dev(host, spec, lambda dev: _unlink(dev, name)))
 
 
 def no_node(host, spec, name):

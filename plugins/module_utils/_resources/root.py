@@ -31,7 +31,7 @@ class _View:
 
     __slots__ = ("mounts", "root", "paths", "stats", "nodes")
 
-    def __init__(self, host, spec, wants):
+    def __init__(self, host, spec, wants, noted=()):
         self.paths, self.stats, self.nodes = {}, {}, {}
         with inside.Inside(pin(host, spec.name), host.proc) as there:
             self.mounts, self.root = _visible(there.table()), os.fstat(there.root)
@@ -39,6 +39,9 @@ class _View:
                 path = self.paths[want.target] = self._real(there, want.target)
                 if path is not None and want.live and want.kind in ("bind", "tmpfs"):
                     self.stats[want.target] = _stat(there.root, path)
+            for target in noted:
+                if target not in self.paths:
+                    self.paths[target] = self._real(there, target)
             self._look_at_nodes(there, list(_NODES) + [device[0] for device in spec.devices])
 
     def _real(self, there, target):
@@ -134,7 +137,7 @@ def _compare(host, spec):
     if not now.alive:
         return now
     wants, claim = _wants(host, spec), _live.claim(host, spec.name)
-    view = _View(host, spec, wants)
+    view = _View(host, spec, wants, claim.get("targets", ()))
     _compare_base(host, spec, view, claim, now)
     _compare_devices(host, spec, view, claim, now)  # first: a mask of a file is a bind of /dev/null
     wanted = set()
@@ -144,7 +147,7 @@ def _compare(host, spec):
             continue
         wanted.add(path)
         _compare_want(host, spec, view, want, path or want.target, now)
-    for path in claim.get("targets", ()):
+    for path in [view.paths[target] for target in claim.get("targets", ())]:
         if path not in wanted and path in view.mounts:
             now.changes.append(_live.unmount(host, spec, path, _shown(view.mounts[path])))
     return now
@@ -261,6 +264,8 @@ def prepare(host, spec, plan):
         else:
             _layers.check(host, "as root of %s" % spec.name, spec.base.layers(), own=spec.name)
             _layers.plan_directories(host, spec.base.layers(), plan)
+        if "user" in spec.types:
+            plan.warn("The root of %s keeps the owners of its layers: ids that its user namespace does not map are nobody inside." % spec.name)
     _check_sources(host, spec)
 
 
