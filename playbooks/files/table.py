@@ -136,7 +136,7 @@ def listening(pid):
         for words in map(str.split, read("/proc/%d/net/%s" % (pid, table)).splitlines()[1:]):
             if words[3] == "0A":
                 address, dummy, port = words[1].partition(":")
-                host = "*" if not address.strip("0") else "lo" if table == "tcp6" else ".".join(
+                host = "*" if not address.strip("0") else "[::1]" if table == "tcp6" else ".".join(
                     str(int(address[at:at + 2], 16)) for at in (6, 4, 2, 0))
                 found.add("%s:%d" % (host, int(port, 16)))
     return " ".join(sorted(found)) or "-"
@@ -169,7 +169,7 @@ def first(name):
 
 def main(names):
     """Print what each has of its own beside the host's, then a paragraph for each."""
-    rows = [("", "the host") + tuple(names)]
+    rows = [("kernel says", "the host") + tuple(names)]
     for kind in TYPES:
         rows.append((kind + " ns", str(identity("/proc/self/ns/" + kind))) + tuple(str(identity(pin(name, kind)) or "-") for name in names))
     rows.append(("hostname", read("/proc/sys/kernel/hostname")) + tuple(map(hostname, names)))

@@ -22,6 +22,7 @@ from . import archive, whole
 NOUN = "host"
 PROGRAM = "/usr/local/bin/bulkhead"
 OLDEST = (3, 9)
+MODE, OWNER = 0o755, (0, 0)
 
 
 class HostSpec:
@@ -77,7 +78,7 @@ def result(host, params, outcome):
 def _plan_program(spec, plan):
     content = archive.build(spec.interpreter or interpreter())
     found = _found(spec.program)
-    if found == (content, 0o755, 0, 0):
+    if found == (content, MODE) + OWNER:
         return
     plan.differ("program", None if found is None else "another version", spec.program)
     plan.add("install program %s" % spec.program, lambda: _install(spec.program, content))
@@ -115,12 +116,12 @@ def _install(path, content):
         os.unlink(temporary)  # of a run that was killed
     except FileNotFoundError:
         pass
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
     with os.fdopen(fd, "wb") as stream:
         stream.write(content)
         stream.flush()
-        os.fchmod(fd, 0o755)  # whatever the umask said
-        os.fchown(fd, 0, 0)
+        os.fchmod(fd, MODE)  # whatever the umask said
+        os.fchown(fd, *OWNER)
         os.fsync(fd)
     os.rename(temporary, path)
 
