@@ -119,7 +119,7 @@ def test_a_failed_change_is_undone(refuse, converge):
     message = refuse("namespace", name="web", types=["uts", "net"], hostname="two", sysctls={"net.ipv4.ip_forward": "nonsense"})
     assert "Invalid argument" in message and "Undone: set hostname" in message
     assert show()["hostname"] == "one"
-    assert "there is none of that name" in refuse("namespace", name="web", types=["net"], sysctls={"net.ipv4.no_such": 1})
+    assert "there is none of that name in a namespace" in refuse("namespace", name="web", types=["net"], sysctls={"net.ipv4.no_such": 1})
 
 
 def test_a_birth_that_fails_leaves_nothing(refuse):

@@ -13,7 +13,8 @@ TYPES = ("user", "cgroup", "ipc", "uts", "net", "pid", "time", "mnt")
 STATES = ("present", "absent")
 MISMATCH = ("fail", "recreate")
 RULES = ("state", "on_mismatch", "force", "kill")  # how to go about it, not what is to be
-OPTIONS = ("name", "types", "hostname", "domainname", "sysctls", "uid_map", "gid_map", "time_offsets", "loopback", "cgroup", "owner") + RULES
+OPTIONS = ("name", "types", "hostname", "domainname", "sysctls", "uid_map", "gid_map", "time_offsets", "loopback", "cgroup",
+           "owner") + RULES
 NEEDS = {"hostname": "uts", "domainname": "uts", "uid_map": "user", "gid_map": "user", "time_offsets": "time", "loopback": "net"}
 
 _IPC = frozenset(("shmmax", "shmall", "shmmni", "shm_rmid_forced", "shm_next_id", "msgmax", "msgmnb", "msgmni", "msg_next_id",
@@ -34,7 +35,8 @@ class NamespaceSpec:
     """
 
     __slots__ = ("name", "types", "hostname", "domainname", "sysctls", "uid_map", "gid_map", "time_offsets", "loopback", "cgroup",
-                 "owner", "state", "on_mismatch", "force", "kill", "exact", "furnish", "root_stale", "made", "renewed", "reset", "options")
+                 "owner", "state", "on_mismatch", "force", "kill", "exact", "furnish", "root_stale", "made", "renewed", "reset",
+                 "options")
 
     @property
     def key(self):
@@ -94,7 +96,8 @@ class NamespaceSpec:
                 problems.add(at(key), "belongs to a namespace of type %s, which types does not name" % kind)
         for key in self.sysctls or ():
             if sysctl_type(key) not in self.types:
-                problems.add("%s.%s" % (at("sysctls"), key), "belongs to a namespace of type %s, which types does not name" % sysctl_type(key))
+                problems.add("%s.%s" % (at("sysctls"), key),
+                             "belongs to a namespace of type %s, which types does not name" % sysctl_type(key))
         if "user" in self.types:
             for key in ("uid_map", "gid_map"):
                 if self.options.get(key) is None:
@@ -133,19 +136,23 @@ def sysctl_type(key):
     return None
 
 
+def _word(part):
+    return part not in ("", ".", "..") and part.isascii() and part.isprintable() and " " not in part
+
+
 def _sysctls(value, path, problems):
     found = {}
     for key, text in values.mapping(value, path, problems).items():
         here = "%s.%s" % (path, key) if isinstance(key, str) and key.isprintable() else path
         parts = key.split("/" if "/" in key else ".") if isinstance(key, str) else ()
         normal = "/".join(parts)
-        if len(normal) > 200 or not all(part not in ("", ".", "..") and part.isascii() and part.isprintable() and " " not in part for part in parts):
+        if len(normal) > 200 or not all(_word(part) for part in parts):
             problems.add(here, "%s is not the name of a sysctl, such as net.ipv4.ip_forward" % values.quoted(key))
         elif normal in ("kernel/hostname", "kernel/domainname"):
             problems.add(here, "use the option %s" % parts[1])
         elif sysctl_type(normal) is None:
-            problems.add(here, "this sysctl belongs to no namespace: it would change the whole host. Allowed are net.*, user.*, fs.mqueue.* "
-                               "and kernel.{shm*,msg*,sem}")
+            problems.add(here, "this sysctl belongs to no namespace: it would change the whole host. Allowed are net.*, user.*, "
+                               "fs.mqueue.* and kernel.{shm*,msg*,sem}")
         elif normal in found:
             problems.add(here, "is declared twice")
         else:
@@ -188,7 +195,8 @@ def id_map(value, path, problems):
         ranges = sorted((line[side], line[2]) for line in found)
         for (start, count), (following, unused) in zip(ranges, ranges[1:]):
             if start + count > following:
-                problems.add(path, "the %s ids %d to %d are mapped twice" % (word, following, min(start + count, following + unused) - 1))
+                problems.add(path, "the %s ids %d to %d are mapped twice" % (
+                    word, following, min(start + count, following + unused) - 1))
                 break
     return found if len(problems.errors) == before else None
 
@@ -202,9 +210,11 @@ def _offsets(value, path, problems):
     value = values.mapping(value, path, problems, ("monotonic", "boottime"))
     found = {}
     for clock in ("monotonic", "boottime"):
-        seconds = value.get(clock, 0)
-        sign = -1 if (isinstance(seconds, str) and seconds.startswith("-")) or (isinstance(seconds, int) and seconds < 0) else 1
-        seconds = values.integer(seconds[seconds.startswith("-"):] if isinstance(seconds, str) else abs(seconds) if isinstance(seconds, int)
-                                 and not isinstance(seconds, bool) else seconds, "%s.%s" % (path, clock), problems, 0, _SECONDS)
+        seconds, sign = value.get(clock, 0), 1
+        if isinstance(seconds, str) and seconds.startswith("-"):
+            seconds, sign = seconds[1:], -1
+        elif isinstance(seconds, int) and seconds < 0:
+            seconds, sign = -seconds, -1
+        seconds = values.integer(seconds, "%s.%s" % (path, clock), problems, 0, _SECONDS)
         found[clock] = sign * seconds if seconds is not None else None
     return None if None in found.values() else found

@@ -167,7 +167,8 @@ class _Birth:
                 ready = True
             if offsets_due and self.inner is not None:
                 offsets_due = False
-                self._write(self.inner, "timens_offsets", "".join("%s %d 0\n" % item for item in sorted(self.request.time_offsets.items())))
+                offsets = sorted(self.request.time_offsets.items())
+                self._write(self.inner, "timens_offsets", "".join("%s %d 0\n" % item for item in offsets))
                 os.write(self.fds["go_w"], b"o")
             if ready and self.inner is not None:
                 return
@@ -250,14 +251,17 @@ class _Birth:
         except BulkheadError as exc:
             self._say(json.dumps({"message": exc.message}))
         except OSError as exc:
-            self._say(json.dumps({"errno": exc.errno or errno.EIO, "reason": exc.strerror or str(exc), "path": exc.filename and os.fsdecode(exc.filename)}))
+            self._fail(exc.errno, exc.strerror or str(exc), exc.filename and os.fsdecode(exc.filename))
         except BaseException as exc:  # a fault of ours: say it in one line, as a traceback of a child helps nobody
-            self._say(json.dumps({"errno": errno.EIO, "reason": "%s: %s" % (type(exc).__name__, " ".join(str(exc).split())), "path": None}))
+            self._fail(None, "%s: %s" % (type(exc).__name__, " ".join(str(exc).split())), None)
         finally:
             os._exit(0)
 
     def _say(self, line):
         os.write(self.fds["up_w"], line.encode() + b"\n")
+
+    def _fail(self, number, reason, path):
+        self._say(json.dumps({"errno": number or errno.EIO, "reason": reason, "path": path}))
 
     def _hear(self):
         """Wait for the parent's word; when it is dead, end."""

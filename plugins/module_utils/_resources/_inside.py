@@ -66,7 +66,8 @@ def changes(host, spec, now, kinds):
             try:
                 current = _read(host, paths, kind, key)
             except FileNotFoundError:
-                raise BulkheadError("Cannot set the sysctl %s of namespaces %s: there is none of that name in a namespace." % (key, spec.name)) from None
+                raise BulkheadError("Cannot set the sysctl %s of namespaces %s: there is none of that name in a namespace. "
+                                    "Look below /proc/sys inside." % (key, spec.name)) from None
             words, act = "set sysctl " + key, _writer(host, paths, kind, key)
         if current != value:
             found.append(Change(key if words[:3] != "set" or key in _NAMES else "sysctls." + key, words, current, value, act))
@@ -88,12 +89,17 @@ def _wanted(host, spec, now, kinds):
         head, slash, key = entry.partition("/")
         kind = sysctl_type(key)
         if slash and kind in kinds:
-            yield key, kind, nsfs.child({}, lambda key=key, kind=kind: sc.unshare(nsfs.FLAGS[kind]) or nsfs.read_sysctl(key, host.proc))
+            yield key, kind, nsfs.child({}, lambda key=key, kind=kind: _fresh(kind, key, host.proc))
     if "net" in kinds:
         if spec.loopback is not None:
             yield "loopback", "net", spec.loopback
         elif now.unfinished("net") or "loopback" in spec.reset:
             yield "loopback", "net", True
+
+
+def _fresh(kind, key, proc):
+    sc.unshare(nsfs.FLAGS[kind])
+    return nsfs.read_sysctl(key, proc)
 
 
 def _read(host, paths, kind, key):
@@ -139,7 +145,8 @@ def _through(host, now, kind, link, read):
 def maps(host, now):
     """{uid_map, gid_map} of the user namespace: [[inside, outside, count], …]."""
     def read(pid):
-        return {key: [[int(word) for word in line.split()] for line in _text(host, pid, key).splitlines()] for key in ("uid_map", "gid_map")}
+        return {key: [[int(word) for word in line.split()] for line in _text(host, pid, key).splitlines()]
+                for key in ("uid_map", "gid_map")}
     return _through(host, now, "user", "user", read)
 
 

@@ -40,8 +40,7 @@ class Found:
 
     def __init__(self, host, name):
         self.name = name
-        self.pins = {kind: nsfs.look(nsfs.pin_path(host, name, kind), kind, lambda: host.cached("inits", lambda: nsfs.census_inits(host.proc)))
-                     for kind in TYPES}
+        self.pins = {kind: nsfs.look(nsfs.pin_path(host, name, kind), kind, lambda: _inits(host)) for kind in TYPES}
         self.claim = host.claims.read(NOUN, name)
         self.directory = os.path.isdir("%s/ns/%s" % (host.state, name))
 
@@ -54,7 +53,8 @@ class Found:
         known = self.claim.get("identity") if self.claim else {}
         if known is None:
             return True
-        return kind in known and (known[kind] is None or self.pins[kind].identity is None or tuple(known[kind]) == self.pins[kind].identity)
+        found = self.pins[kind].identity
+        return kind in known and (known[kind] is None or found is None or tuple(known[kind]) == found)
 
     def unfinished(self, kind):
         """Were we killed while we made it?"""
@@ -75,6 +75,10 @@ class Found:
     def identities(self):
         """What a claim says of all that is ours."""
         return {kind: list(pin.identity) for kind, pin in self.pins.items() if pin.alive and self.ours(kind)}
+
+
+def _inits(host):
+    return host.cached("inits", lambda: nsfs.census_inits(host.proc))
 
 
 def parse(options, path, problems):
@@ -165,7 +169,8 @@ def _mismatch(host, spec, now):
     if owner is not None:
         strangers = [kind for kind in live if kind != "user" and now.pins[kind].owner != owner]
         if strangers:
-            found[key] = ("%s owned by another user namespace" % ", ".join(strangers), "owned by %s" % (spec.owner or "its own"), strangers)
+            found[key] = ("%s owned by another user namespace" % ", ".join(strangers),
+                          "owned by %s" % (spec.owner or "its own"), strangers)
     if "user" in live and (spec.uid_map or spec.gid_map):
         maps = _inside.maps(host, now)
         for key in ("uid_map", "gid_map"):
@@ -177,7 +182,8 @@ def _mismatch(host, spec, now):
         offsets = _inside.time_offsets(host, now)
         if offsets != declared:
             found["time_offsets"] = (offsets, declared, ["time"])
-    elsewhere = spec.cgroup and now.keeper(host) and "pid" in live and _inside.other_cgroup(host, now.keeper(host), spec.cgroup)
+    keeper_pid = now.keeper(host) if spec.cgroup and "pid" in live else None
+    elsewhere = keeper_pid and _inside.other_cgroup(host, keeper_pid, spec.cgroup)
     if elsewhere:
         found["cgroup"] = (elsewhere, spec.cgroup, [kind for kind in ("cgroup", "pid") if kind in live])
     return found
@@ -195,10 +201,12 @@ def _record(host, spec, plan):
 def _foresee(host, spec, make, plan):
     """What the making will need and may be made by an earlier task of the play: in check mode it is not there yet."""
     if make and spec.owner is not None and (NOUN, spec.owner) not in host.promised and not _owner(host, spec).alive:
-        plan.warn("There is no user namespace of the name %s to own the namespaces %s. Make it before, with types: [user]." % (spec.owner, spec.name))
+        plan.warn("There is no user namespace of the name %s to own the namespaces %s. Make it before, with types: [user]."
+                  % (spec.owner, spec.name))
     if spec.cgroup is not None and make & {"pid", "cgroup"} and ("cgroup", spec.cgroup) not in host.promised:
         if not host.cgroups().exists(spec.cgroup):
-            plan.warn("There is no cgroup %s for the namespaces %s. Make it before, with the module cgroup." % (spec.cgroup, spec.name))
+            plan.warn("There is no cgroup %s for the namespaces %s. Make it before, with the module cgroup."
+                      % (spec.cgroup, spec.name))
 
 
 def _owner(host, spec):
@@ -211,7 +219,8 @@ def _create(host, spec, order):
     if request.make & {"pid", "cgroup"} and spec.cgroup is not None:
         trees = host.cgroups()
         if not trees.exists(spec.cgroup):
-            raise BulkheadError("Cannot create namespaces %s: there is no cgroup %s. Make it first, with the module cgroup." % (spec.name, spec.cgroup))
+            raise BulkheadError("Cannot create namespaces %s: there is no cgroup %s. Make it first, with the module cgroup."
+                                % (spec.name, spec.cgroup))
         trees.make_leaf(spec.cgroup, "keeper")
         request.cgroup_files = trees.join_files(spec.cgroup, "keeper")
     if spec.owner is not None and not _owner(host, spec).alive:
@@ -302,7 +311,8 @@ def members(host, now, kinds):
     mine, pids = now.keeper(host), set()
     for kind in kinds:
         pids.update(everybody.get(now.pins[kind].identity, ()))
-    return {pid: _command(host, pid) for pid in sorted(pids) if pid not in (mine, os.getpid()) and nsfs.running(pid, host.proc)}
+    return {pid: _command(host, pid) for pid in sorted(pids)
+            if pid not in (mine, os.getpid()) and nsfs.running(pid, host.proc)}
 
 
 def _refuse_members(host, now, kinds, verb):
@@ -362,7 +372,8 @@ def show(host, name):
     now = found(host, name)
     if not now.exists:
         return None
-    shown = {"name": name, "state": "present", "keeper": now.keeper(host), "owned": not now.foreign() and now.claim is not None, "types": {}}
+    shown = {"name": name, "state": "present", "keeper": now.keeper(host),
+             "owned": now.claim is not None and not now.foreign(), "types": {}}
     for kind in TYPES:
         pin = now.pins[kind]
         if pin.state != "absent":
