@@ -80,7 +80,8 @@ class Bench:
         self.operation = operations.TABLE[name]
         self.problems = []
         self.cycle(None, None)  # makes the places that stay
-        self.problems = []
+        if self.problems:
+            raise RuntimeError("the unbroken cycle: %s" % "; ".join(self.problems))
         self.baseline = leftovers.Snapshot()
 
     def must(self, what, task, changed=None):
