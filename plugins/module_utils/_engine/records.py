@@ -46,14 +46,17 @@ class _Store:
     def read(self, noun, name):
         """The entry, or None when there is none or it is not whole."""
         try:
-            with open(self.path(noun, name), encoding="utf-8") as stream:
-                value = json.load(stream)
+            fd = os.open(self.path(noun, name), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
             if exc.errno == errno.ENOENT:
                 return None
             raise
+        try:
+            value = json.loads(os.read(fd, os.fstat(fd).st_size + 1))
         except ValueError:
             return None
+        finally:
+            os.close(fd)
         return value if isinstance(value, dict) else None
 
     def drop(self, noun, name):
@@ -84,8 +87,11 @@ class Claims(_Store):
 
     def _write(self, noun, name, identity):
         path = self.path(noun, name)
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        _replace(path, {"identity": identity})
+        try:
+            _replace(path, {"identity": identity})
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            _replace(path, {"identity": identity})
 
 
 class Records(_Store):
@@ -127,13 +133,16 @@ def _partial(path):
 
 def _replace(path, value, sync=False):
     partial = _partial(path)
+    data = json.dumps(value, sort_keys=True).encode()  # dump() to a stream takes the slow encoder
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, sort_keys=True)
-            stream.flush()
+        try:
+            while data:
+                data = data[os.write(fd, data):]
             if sync:
                 os.fsync(fd)
+        finally:
+            os.close(fd)
         os.rename(partial, path)
     except OSError:
         _unlink(partial)

@@ -54,8 +54,8 @@ class CgroupSpec:
         for part in (spec.name or "").split("/"):
             if part in KERNEL_FILES or part.startswith(PREFIXES):
                 problems.add(at("name"), "%s is, or could become, a file of the kernel's in a cgroup. Choose another name" % values.quoted(part))
-        spec.state = values.choice(options.get("state") or "present", at("state"), problems, STATES)
-        spec.driver = values.choice(options.get("driver") or "auto", at("driver"), problems, DRIVERS)
+        spec.state = values.choice("present" if options.get("state") is None else options["state"], at("state"), problems, STATES)
+        spec.driver = values.choice("auto" if options.get("driver") is None else options["driver"], at("driver"), problems, DRIVERS)
         for rule in ("force", "kill", "allow_below_usage"):
             value = options.get(rule)
             setattr(spec, rule, values.boolean(value, at(rule), problems) if value is not None else False)

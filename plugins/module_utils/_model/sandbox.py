@@ -54,8 +54,10 @@ class SandboxSpec:
         spec = cls(name, policy)
         spec.state = values.choice(options.get("state", "present"), path + ".state", problems, STATES)
         spec.options = {key: value for key, value in options.items() if key != "state"}
-        if name is not None and spec.state == "present":
+        if spec.state == "present":
+            spec.key = name or "unnamed"  # so that the errors of its parts are found with that of its name
             spec._parts(options, path, problems)
+            spec.key = name
         return spec
 
     def _parts(self, options, path, problems):
@@ -75,10 +77,10 @@ class SandboxSpec:
             here = "%s.services[%d]" % (path, index)
             service = values.mapping(service, here, problems)
             parsed = ServiceSpec.from_options(service, here, problems, sandbox=self)
-            if service.get("name") in seen:
-                problems.add(here + ".name", "%s is the name of two services" % values.quoted(service.get("name")))
-            elif isinstance(service.get("name"), str):
-                seen.add(service["name"])
+            if parsed.name in seen:
+                problems.add(here + ".name", "%s is the name of two services" % values.quoted(service["name"]))
+            elif parsed.name is not None:
+                seen.add(parsed.name)
             self.services.append(parsed)
 
     def _root(self, options, path, problems):

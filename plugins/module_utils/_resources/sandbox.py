@@ -200,7 +200,7 @@ def show(host, name, healthy=None):
         "cgroup": cgroup.show(host, PREFIX + name),
         "root": root.show(host, name) if now.pins["mnt"].alive else None,
         "overlay": overlay.show(host, host.state + "/mnt/" + name),
-        "services": [service.show(host, each, healthy and healthy(each)) for each in _services(host, name)],
+        "services": [shown for shown in (service.show(host, each, healthy and healthy(each)) for each in _services(host, name)) if shown],
     }
     return found if any(found[key] for key in ("namespaces", "cgroup", "overlay", "services")) else None
 
