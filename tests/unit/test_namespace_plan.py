@@ -13,7 +13,7 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan im
 from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel import nsfs
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError, Problems
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.namespace import TYPES, NamespaceSpec
-from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import _inside, _pins, namespace
+from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import _inside, _members, _pins, namespace
 
 HOME = (4, 1)
 MAPS = dict(uid_map=["0 100000 10"], gid_map=["0 100000 10"])
@@ -26,7 +26,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(_inside, "maps", lambda host, now: {"uid_map": [[0, 100000, 10]], "gid_map": [[0, 100000, 10]]})
     monkeypatch.setattr(_inside, "time_offsets", lambda host, now: {"monotonic": 0, "boottime": 0})
     monkeypatch.setattr(_pins, "linked", lambda host, name: True)
-    monkeypatch.setattr(namespace, "members", lambda host, now, kinds: {})
+    monkeypatch.setattr(_members, "members", lambda host, now, kinds: {})
     return made
 
 
@@ -112,7 +112,7 @@ def test_somebody_elses(host, options):
 
 
 def test_members_are_refused_unless_they_may_be_killed(host, monkeypatch):
-    monkeypatch.setattr(namespace, "members", lambda host, now, kinds: {11: "sleep"} if kinds else {})
+    monkeypatch.setattr(_members, "members", lambda host, now, kinds: {11: "sleep"} if kinds else {})
     put(host, dict(alive("time"), net="file"))
     with pytest.raises(BulkheadError) as caught:
         plan(host, state="absent")

@@ -18,19 +18,16 @@ A prepared root captures pid (/proc), net (/sys), ipc, cgroup and user: where on
 from __future__ import annotations
 
 import os
-import select
-import signal
 
 from .._kernel import keeper, nsfs
-from .._kernel import syscalls as sc
 from .._model.errors import BulkheadError
 from .._model.namespace import TYPES, NamespaceSpec
-from . import _inside, _pins
+from . import _inside, _members, _pins
 from ._birth import Request, birth
 
 NOUN = "namespace"
 _CAPTURED = frozenset(("pid", "net", "ipc", "cgroup", "user"))
-_PATIENCE = 10.0  # seconds that a killed process is waited for
+members = _members.members  # who lives in a set, also for the composite
 
 
 class Found:
@@ -70,7 +67,7 @@ class Found:
         init = self.pins["pid"].init
         if init is None:
             return None
-        return init if self.ours("pid") or _command(host, init) == keeper.NAME.decode() else None
+        return init if self.ours("pid") or _members.command(host, init) == keeper.NAME.decode() else None
 
     def identities(self):
         """What a claim says of all that is ours."""
@@ -129,7 +126,7 @@ def _present(host, spec, plan, now):
                             "or use another name." % (spec.name, ", ".join(foreign)), foreign=foreign)
     _foresee(host, spec, make, plan)
     if not spec.kill:
-        _refuse_members(host, now, spec.renewed, "make anew" if make else "remove")
+        _members.refuse(host, now, spec.renewed, "make anew" if make else "remove")
     if make or extra:
         plan.differ("types", [kind for kind in TYPES if pins[kind].alive],
                     [kind for kind in TYPES if kind in spec.types or (pins[kind].alive and kind not in extra)])
@@ -283,7 +280,7 @@ def _absent(host, spec, plan, now):
         raise BulkheadError("Cannot remove namespaces %s: its %s was made by somebody else. Set force: true to remove it all the same."
                             % (spec.name, ", ".join(foreign)), foreign=foreign)
     if not spec.kill:
-        _refuse_members(host, now, spec.renewed, "remove")
+        _members.refuse(host, now, spec.renewed, "remove")
     plan.differ("types", [kind for kind in TYPES if now.pins[kind].state != "absent"],
                 [kind for kind in TYPES if now.pins[kind].state != "absent" and kind not in kinds])
     plan.add("remove %s of namespaces %s" % (", ".join(kinds), spec.name), lambda: _remove(host, spec, now, kinds))
@@ -292,77 +289,15 @@ def _absent(host, spec, plan, now):
 def _remove(host, spec, now, kinds):
     """The keeper dies first: a run that is killed in between leaves a dead pin, which is seen, and not a process, which is not."""
     if spec.kill:
-        _kill(host, now, kinds)
+        _members.kill(host, now, kinds)
     _remove_pins(host, now, kinds)
     _restore_claim(host, now.name, now.identities(), kinds)
 
 
 def _remove_pins(host, now, kinds):
     if "pid" in kinds and now.pins["pid"].init is not None:
-        _end(host, now.pins["pid"].init, now.pins["pid"])
+        _members.end(host, now.pins["pid"].init, now.pins["pid"])
     _pins.unpin(host, now.name, [kind for kind in reversed(TYPES) if kind in kinds])
-
-
-# -- who lives inside
-
-def members(host, now, kinds):
-    """{pid: command} of the processes in these namespaces, without our keeper."""
-    everybody = host.cached("census", lambda: nsfs.census(TYPES, host.proc))
-    mine, pids = now.keeper(host), set()
-    for kind in kinds:
-        pids.update(everybody.get(now.pins[kind].identity, ()))
-    return {pid: _command(host, pid) for pid in sorted(pids)
-            if pid not in (mine, os.getpid()) and nsfs.running(pid, host.proc)}
-
-
-def _refuse_members(host, now, kinds, verb):
-    inside = members(host, now, kinds) if kinds else {}
-    if inside:
-        shown = ", ".join("%d (%s)" % item for item in list(inside.items())[:5])
-        raise BulkheadError("Cannot %s namespaces %s: %d process%s in them: %s%s. Stop them, or set kill: true." % (
-            verb, now.name, len(inside), " lives" if len(inside) == 1 else "es live", shown, ", …" if len(inside) > 5 else ""),
-            processes=[{"pid": pid, "command": command} for pid, command in inside.items()])
-
-
-def _kill(host, now, kinds):
-    """The init of a pid namespace takes all in it along; what is in the other namespaces only is asked for once a run."""
-    if "pid" in kinds and now.pins["pid"].init is not None:
-        _end(host, now.pins["pid"].init, now.pins["pid"])
-    for kind in kinds:
-        pin = now.pins[kind]
-        for pid in members(host, now, [kind]) if pin.alive else ():
-            _end(host, pid, pin)
-
-
-def _end(host, pid, pin):
-    """SIGKILL to a process, through a descriptor, if it still is in this namespace; wait until it is dead."""
-    try:
-        fd = sc.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if nsfs.identity("%s/%d/ns/%s" % (host.proc, pid, pin.kind)) == pin.identity:
-            sc.pidfd_send_signal(fd, signal.SIGKILL)
-            if not select.select([fd], [], [], _PATIENCE)[0]:
-                raise BulkheadError("Cannot kill process %d (%s): it did not die within %d s. Look at its state in /proc/%d/stack."
-                                    % (pid, _command(host, pid), _PATIENCE, pid))
-            if pid == pin.init:
-                try:
-                    os.waitpid(pid, os.WNOHANG)  # a keeper that this very run has made is our child
-                except ChildProcessError:
-                    pass
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(fd)
-
-
-def _command(host, pid):
-    try:
-        with open("%s/%d/comm" % (host.proc, pid), encoding="utf-8", errors="replace") as stream:
-            return stream.read().strip()
-    except OSError:
-        return "gone"
 
 
 # -- shown
