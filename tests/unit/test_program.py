@@ -113,7 +113,9 @@ def test_what_is_not_ours_is_left_alone(tmp_path, make, state, monkeypatch):
         planned(path, state=state)
 
 
-@pytest.mark.parametrize("options, path", [(dict(state="gone"), "state"), (dict(interpreter="python3"), "interpreter"), (dict(remove_data="perhaps"), "remove_data")])
+@pytest.mark.parametrize("options, path", [
+    (dict(state="gone"), "state"), (dict(interpreter="python3"), "interpreter"), (dict(remove_data="perhaps"), "remove_data"),
+])
 def test_bad_options_are_named(options, path):
     with pytest.raises(BulkheadError, match=path):
         planned("/x", **options)
