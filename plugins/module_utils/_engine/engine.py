@@ -48,6 +48,7 @@ def converge(host, resource, options, check=False):
     if check:
         return Outcome(_plan(host, resource, specs if many else [specs], many))
     with Lock(host.lock, resource.NOUN):
+        host.forget()
         plans = _plan(host, resource, specs if many else [specs], many)
         records = {}
         if any(plan.steps for plan in plans):

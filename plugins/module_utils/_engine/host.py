@@ -51,6 +51,8 @@ class Host:
     def forget(self):
         """Steps have been taken: what was read may be wrong."""
         self._cache.clear()
+        self.claims.forget()
+        self.records.forget()
 
     def mounts(self):
         """The mount table of the engine's own mount namespace."""

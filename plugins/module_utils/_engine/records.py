@@ -15,6 +15,8 @@ import errno
 import json
 import os
 
+from .._kernel.syscalls import syncfs
+
 
 def file_name(name):
     """`bulkhead/web` as one file name; the colon is in no name's alphabet."""
@@ -29,6 +31,11 @@ def object_name(entry):
 class _Store:
     def __init__(self, root, suffix):
         self.root, self.suffix = root, suffix
+        self._known = {}  # path: what was read or written in this run
+
+    def forget(self):
+        """Another run may have written since."""
+        self._known.clear()
 
     def path(self, noun, name):
         return "%s/%s%s/%s" % (self.root, noun, self.suffix, file_name(name))
@@ -45,8 +52,15 @@ class _Store:
 
     def read(self, noun, name):
         """The entry, or None when there is none or it is not whole."""
+        path = self.path(noun, name)
+        if path not in self._known:
+            self._known[path] = self._load(path)
+        value = self._known[path]
+        return None if value is None else dict(value)
+
+    def _load(self, path):
         try:
-            fd = os.open(self.path(noun, name), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
             if exc.errno == errno.ENOENT:
                 return None
@@ -61,6 +75,7 @@ class _Store:
 
     def drop(self, noun, name):
         path = self.path(noun, name)
+        self._known.pop(path, None)
         _unlink(path)
         _unlink(_partial(path))
 
@@ -87,6 +102,7 @@ class Claims(_Store):
 
     def _write(self, noun, name, identity):
         path = self.path(noun, name)
+        self._known.pop(path, None)
         try:
             _replace(path, {"identity": identity})
         except FileNotFoundError:
@@ -119,10 +135,12 @@ class Records(_Store):
                 changed.append((self.path(noun, name), {"options": new}))
         for path, value in changed:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            _write_partial(path, value)
+        if changed:
+            _flush(self.root)
         for path, value in changed:
-            _replace(path, value, sync=len(changed) <= 4)
-        if len(changed) > 4:  # one flush for many is cheaper than many
-            os.sync()
+            self._known.pop(path, None)
+            os.rename(_partial(path), path)
         return len(changed)
 
 
@@ -131,7 +149,16 @@ def _partial(path):
     return "%s/.%s.new" % os.path.split(path)
 
 
-def _replace(path, value, sync=False):
+def _replace(path, value):
+    _write_partial(path, value)
+    try:
+        os.rename(_partial(path), path)
+    except OSError:
+        _unlink(_partial(path))
+        raise
+
+
+def _write_partial(path, value):
     partial = _partial(path)
     data = json.dumps(value, sort_keys=True).encode()  # dump() to a stream takes the slow encoder
     try:
@@ -139,14 +166,20 @@ def _replace(path, value, sync=False):
         try:
             while data:
                 data = data[os.write(fd, data):]
-            if sync:
-                os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(partial, path)
     except OSError:
         _unlink(partial)
         raise
+
+
+def _flush(directory):
+    """The file system's data to its disk, before names point to it: one flush for many files."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def _unlink(path):

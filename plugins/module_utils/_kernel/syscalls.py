@@ -197,6 +197,11 @@ def pidfd_send_signal(pidfd, signum):
     _syscall(_PIDFD_SEND_SIGNAL, pidfd, signum, None, 0)
 
 
+def syncfs(fd):
+    """syncfs(2): flush the file system that an open file lies on."""
+    _checked(_libc.syncfs(fd))
+
+
 def fs_magic(path):
     """f_type of statfs(2): which kind of file system ``path`` (or the descriptor) is on."""
     buffer = ctypes.create_string_buffer(256)  # struct statfs is 120 bytes on 64-bit; f_type is its first word
