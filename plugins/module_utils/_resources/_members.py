@@ -19,7 +19,7 @@ PATIENCE = 10.0  # seconds that a killed process is waited for
 
 def members(host, now, kinds):
     """{pid: command} of the processes in these namespaces, without our keeper."""
-    everybody = host.cached("census", lambda: nsfs.census(TYPES, host.proc))
+    everybody = host.cached("census", lambda: nsfs.census(nsfs.TYPES, host.proc))
     mine, pids = now.keeper(host), set()
     for kind in kinds:
         pids.update(everybody.get(now.pins[kind].identity, ()))
