@@ -80,6 +80,11 @@ def filter_path(host, options):
     """Where the filter for these options lies, by what it is made from; None without one. It is made by make_filter()."""
     if options["seccomp"] == "off":
         return None
+    key = ("filter", dump(options["seccomp"]), tuple(options["capabilities"]))
+    return host.cached(key, lambda: _filter_path(host, options))
+
+
+def _filter_path(host, options):
     word, source = _source(host, options)
     digest = hashlib.sha256(dump(source).encode()).hexdigest()[:16]
     return "%s/bin/seccomp-%s-%s" % (host.state, word, digest)

@@ -106,7 +106,7 @@ class _Plan:
         if now.files is None:
             self._differ({})
             plan.add("create service %s" % name, self._write, lambda: self.supervisor.remove(self.host, name, 1.0, keep_log=False))
-        elif {path: text for path, text in now.files.items()} != self.files:
+        elif now.files != self.files:
             self._differ(now.effective)
             plan.add("configure service %s" % name, self._write, self._write_back)
         state = self.spec.state
@@ -183,6 +183,8 @@ def plan_removal(host, name, plan, force=False):
     """Stop it and remove it with its log, and with the mount namespace that it has of its own."""
     now = found(host, name)
     if now.files is None:
+        if pick(host).remains(host, name):
+            plan.add("remove what is left of service %s" % name, lambda: pick(host).remove(host, name, 1.0, keep_log=False))
         return
     own = now.options.get(_own_root.KEY)
     plan.differ("state", "started" if now.running else "stopped", "absent")
