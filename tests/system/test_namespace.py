@@ -77,7 +77,7 @@ def test_all_types_at_once(converge, full_cycle):
     assert values.split() == ["1", "8192", "20"]
     assert float(inside(["time"], "cat", "/proc/uptime").split()[0]) > 5000
     user = pins()["user"].identity
-    assert all(pin.owner == user for kind, pin in pins().items() if kind != "user")
+    assert all(nsfs.owner(pin.path) == user for kind, pin in pins().items() if kind != "user")
     converge("namespace", name="web", state="absent")
     full_cycle("namespace", options, dict(name="web", state="absent"))
 
@@ -276,7 +276,7 @@ def test_owned_by_another_set(converge, refuse):
     converge("namespace", name="web", types=["user"], **MAPS)
     converge("namespace", **options)
     assert not converge("namespace", **options)["changed"]
-    assert {pin.owner for pin in pins("app").values() if pin.alive} == {pins()["user"].identity}
+    assert {nsfs.owner(pin.path) for pin in pins("app").values() if pin.alive} == {pins()["user"].identity}
     assert "keeper" in refuse("namespace", name="web", state="absent")  # the keeper of app lives in it
     converge("namespace", name="app", state="absent")
     converge("namespace", name="app", types=["net"])

@@ -26,17 +26,18 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(_inside, "maps", lambda host, now: {"uid_map": [[0, 100000, 10]], "gid_map": [[0, 100000, 10]]})
     monkeypatch.setattr(_inside, "time_offsets", lambda host, now: {"monotonic": 0, "boottime": 0})
     monkeypatch.setattr(_pins, "linked", lambda host, name: True)
+    monkeypatch.setattr(nsfs, "owner", lambda path: HOME)
     monkeypatch.setattr(_members, "members", lambda host, now, kinds: {})
     return made
 
 
-def put(host, states, claim="ours", owner=HOME):
+def put(host, states, claim="ours"):
     """Make the host show a set: {type: state}. ``claim``: ours, none (somebody else's) or unfinished."""
     now = namespace.Found(host, "web")
     for number, kind in enumerate(TYPES):
         state = states.get(kind, "absent")
         identity = (4, 100 + number) if state in ("alive", "dead", "wrong") else None
-        now.pins[kind] = nsfs.Pin(nsfs.pin_path(host, "web", kind), kind, state, identity, owner, 77 if (kind, state) == ("pid", "alive") else None)
+        now.pins[kind] = nsfs.Pin(nsfs.pin_path(host, "web", kind), kind, state, identity, 77 if (kind, state) == ("pid", "alive") else None)
     known = {kind: list(pin.identity) for kind, pin in now.pins.items() if pin.identity}
     now.claim = {"ours": {"identity": known}, "none": None, "unfinished": {"identity": dict.fromkeys(known)}}[claim]
     host._cache[(namespace.NOUN, "web")] = now

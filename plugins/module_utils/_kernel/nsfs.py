@@ -48,15 +48,14 @@ class Pin:
 
     ``state``: absent; file (something that is no namespace, as a crash leaves it); wrong (a namespace of another type);
     dead (a pid namespace without its init, in which nothing can be started any more); alive.
-    ``identity`` (st_dev, st_ino) of a namespace, ``owner`` that of the user namespace that owns it, ``init`` the pid of a
-    pid namespace's init as the host sees it.
+    ``identity`` (st_dev, st_ino) of a namespace, ``init`` the pid of a pid namespace's init as the host sees it.
     """
 
-    __slots__ = ("path", "kind", "state", "identity", "owner", "init")
+    __slots__ = ("path", "kind", "state", "identity", "init")
 
-    def __init__(self, path, kind, state, identity=None, owner=None, init=None):
+    def __init__(self, path, kind, state, identity=None, init=None):
         self.path, self.kind, self.state = path, kind, state
-        self.identity, self.owner, self.init = identity, owner, init
+        self.identity, self.init = identity, init
 
     @property
     def alive(self):
@@ -87,7 +86,7 @@ def look(path, kind, inits=None):
         if flag != FLAGS[kind]:
             return Pin(path, kind, "wrong", identity)
         init = _init(fd, identity, inits) if kind == "pid" else None
-        return Pin(path, kind, "dead" if kind == "pid" and init is None else "alive", identity, _owner(fd), init)
+        return Pin(path, kind, "dead" if kind == "pid" and init is None else "alive", identity, init)
     finally:
         os.close(fd)
 
@@ -104,15 +103,19 @@ def _identity(status):
     return status.st_dev, status.st_ino
 
 
-def _owner(fd):
+def owner(path):
+    """The identity of the user namespace that owns a pinned one, None when it is an ancestor of ours."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         user = fcntl.ioctl(fd, _NS_GET_USERNS)
-    except OSError:  # EPERM: an ancestor of ours
+        try:
+            return _identity(os.fstat(user))
+        finally:
+            os.close(user)
+    except OSError:  # EPERM
         return None
-    try:
-        return _identity(os.fstat(user))
     finally:
-        os.close(user)
+        os.close(fd)
 
 
 def _init(fd, identity, inits):

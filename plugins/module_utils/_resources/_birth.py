@@ -153,7 +153,6 @@ class _Birth:
 
     def _listen(self, child):
         """Serve the children until they are ready."""
-        offsets_due = ready = False  # the two children talk at once, so that the pid may come last
         for line in self._lines():
             if line == "maps":
                 self._write(child, "uid_map", map_text(self.request.uid_map))
@@ -162,15 +161,10 @@ class _Birth:
             elif line.startswith("pid "):
                 self.inner = int(line[4:])
             elif line == "offsets":
-                offsets_due = True
-            elif line == "ready":
-                ready = True
-            if offsets_due and self.inner is not None:
-                offsets_due = False
                 offsets = sorted(self.request.time_offsets.items())
                 self._write(self.inner, "timens_offsets", "".join("%s %d 0\n" % item for item in offsets))
                 os.write(self.fds["go_w"], b"o")
-            if ready and self.inner is not None:
+            elif line == "ready":
                 return
 
     def _lines(self):
@@ -278,8 +272,9 @@ class _Birth:
                 pass
         if self.request.make.intersection(("pid", "cgroup")):
             for path in self.request.cgroup_files:
-                with open(path, "w", encoding="ascii") as stream:
-                    stream.write("0")
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                os.write(fd, b"0")
+                os.close(fd)
 
     def _outer(self):
         """Enter the user namespace that owns; fork the one who lives there."""
@@ -306,10 +301,11 @@ class _Birth:
         sc.unshare(sc.CLONE_NEWPID)
         pid = os.fork()
         if pid == 0:
+            # The host's procfs tells it. It comes from here, as the one in between may be killed before it could say it.
+            self._say("pid " + os.readlink(self.proc + "/self"))
             self._inner()
-        self._say("pid %d" % pid)
         self._close("up_w", "go_r")
-        os.waitpid(pid, 0)  # until the parent ends us, so that the pid is not used again before it is done
+        os.waitpid(pid, 0)  # until the parent ends us
         os._exit(0)
 
     def _inner(self):

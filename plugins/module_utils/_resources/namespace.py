@@ -164,7 +164,7 @@ def _mismatch(host, spec, now):
     elif "owner" in spec.reset:
         owner = nsfs.identity(host.proc + "/self/ns/user")
     if owner is not None:
-        strangers = [kind for kind in live if kind != "user" and now.pins[kind].owner != owner]
+        strangers = [kind for kind in live if kind != "user" and nsfs.owner(now.pins[kind].path) != owner]
         if strangers:
             found[key] = ("%s owned by another user namespace" % ", ".join(strangers),
                           "owned by %s" % (spec.owner or "its own"), strangers)
