@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 if ROOT + "/plugins" not in sys.path:
@@ -58,6 +60,71 @@ def converge(noun, options, check=False):
         answer["error"] = " ".join(plan.error.message for plan in outcome.errors)
         answer["keys"] = {plan.key: plan.error.keys for plan in outcome.errors}
     return answer
+
+
+def isolated(function, patience=60.0):
+    """What function() returns, called in a forked child, as a module call is a process of its own."""
+    answer = os.memfd_create("answer")
+    pid = os.fork()
+    if not pid:
+        try:
+            os.pwrite(answer, json.dumps(function(), default=str).encode(), 0)
+        except BaseException as exc:
+            os.pwrite(answer, json.dumps({"error": "traceback: %r" % exc, "keys": {}, "changed": False}).encode(), 0)
+        finally:
+            os._exit(0)
+    try:
+        if not wait(pid, patience):
+            return {"error": "it hangs", "keys": {}, "changed": False}
+        text = os.pread(answer, 1 << 24, 0)
+        return json.loads(text) if text else {"error": "it died", "keys": {}, "changed": False}
+    finally:
+        os.close(answer)
+
+
+def wait(pid, patience):
+    """Wait for the end of a child; when it does not come, bring it about and return False."""
+    end = time.monotonic() + patience
+    pause = 0.0005
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+    return True
+
+
+def apart(noun, options, check=False):
+    """converge() in a process of its own."""
+    return isolated(lambda: converge(noun, options, check))
+
+
+def at_once(tasks, patience=120.0):
+    """The answers of [(noun, options), …], each run in a process of its own, all let go at the same moment."""
+    ready, go = os.pipe()
+    children = []
+    for noun, options in tasks:
+        answer = os.memfd_create("answer")
+        pid = os.fork()
+        if not pid:
+            os.close(go)
+            os.read(ready, 1)  # until the parent closes the other end
+            try:
+                os.pwrite(answer, json.dumps(converge(noun, options), default=str).encode(), 0)
+            finally:
+                os._exit(0)
+        children.append((pid, answer))
+    os.close(ready)
+    os.close(go)
+    answers = []
+    for pid, answer in children:
+        ended = wait(pid, patience)
+        text = os.pread(answer, 1 << 24, 0)
+        os.close(answer)
+        answers.append(json.loads(text) if text else {"error": "it died" if ended else "it hangs", "changed": False, "keys": {}})
+    return answers
 
 
 if __name__ == "__main__":

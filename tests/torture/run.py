@@ -87,7 +87,7 @@ class Tally:
             if problems:
                 self.failed += 1
                 print("FAILED %s" % label)
-                for problem in problems:
+                for problem in problems[:6] + (["and %d lines more" % (len(problems) - 6)] if len(problems) > 6 else []):
                     print("    " + problem.rstrip().replace("\n", "\n    "))
                 sys.stdout.flush()
             else:

@@ -15,9 +15,7 @@ import errno
 import json
 import os
 import pkgutil
-import signal
 import sys
-import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.dont_write_bytecode = True
@@ -42,35 +40,8 @@ def import_all():
                 pass  # an operation that needs it says so
 
 
-def isolated(function, patience=60.0):
-    """function() in a forked child, as a module call is a process of its own."""
-    answer = os.memfd_create("answer")
-    pid = os.fork()
-    if not pid:
-        try:
-            os.pwrite(answer, json.dumps(function(), default=str).encode(), 0)
-        except BaseException as exc:
-            os.pwrite(answer, json.dumps({"error": "traceback: %r" % exc, "keys": {}, "changed": False}).encode(), 0)
-        finally:
-            os._exit(0)
-    end = time.monotonic() + patience
-    pause = 0.0005
-    while not os.waitpid(pid, os.WNOHANG)[0]:
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            os.close(answer)
-            return {"error": "it hangs", "keys": {}, "changed": False}
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
-    text = os.pread(answer, 1 << 24, 0)
-    os.close(answer)
-    return json.loads(text) if text else {"error": "it died", "keys": {}, "changed": False}
-
-
 def apply(task):
-    noun, options = task
-    return isolated(lambda: drive.converge(noun, options))
+    return drive.apart(*task)
 
 
 class Bench:
