@@ -77,7 +77,8 @@ def test_with_a_root_of_its_own(cycle, tmp_path):
 def test_root_of_its_own_is_of_its_namespaces(converge, tmp_path):
     """Its /proc is that of the pid namespace it is born in, also when the set has a mount namespace, and is made anew with it."""
     root = jail.make(tmp_path)
-    told = dict(name="a", root=root, namespace="n", bind=jail.BINDS, command=["/bin/sh", "-c", "ls /proc > /tmp/proc; ls /sys/class/net > /tmp/net; sleep 100000"])
+    told = dict(name="a", root=root, namespace="n", bind=jail.BINDS, command=[
+        "/bin/sh", "-c", "ls /proc > /tmp/proc; ls /sys/class/net > /tmp/net; sleep 100000"])
     for types in (["pid", "net"], KINDS):
         converge("namespace", name="n", types=types)
         converge("service", **told)

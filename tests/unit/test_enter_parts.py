@@ -97,8 +97,9 @@ ALLOW, EPERM, NOSYS = 0x7FFF0000, 0x00050001, 0x00050026
 
 
 @pytest.mark.parametrize(("number", "arguments", "expected"), [
-    (0, (), ALLOW), (59, (), ALLOW), (257, (), ALLOW), (439, (), ALLOW), (165, (), EPERM), (272, (), EPERM), (308, (), EPERM), (321, (), EPERM), (101, (), EPERM),
-    (250, (), EPERM), (248, (), EPERM), (425, (), EPERM), (323, (), EPERM), (435, (), NOSYS), (9999, (), NOSYS), (161, (), EPERM), (304, (), EPERM),
+    (0, (), ALLOW), (59, (), ALLOW), (257, (), ALLOW), (439, (), ALLOW),
+    (165, (), EPERM), (272, (), EPERM), (308, (), EPERM), (321, (), EPERM), (101, (), EPERM), (250, (), EPERM), (248, (), EPERM),
+    (425, (), EPERM), (323, (), EPERM), (435, (), NOSYS), (9999, (), NOSYS), (161, (), EPERM), (304, (), EPERM),
     (16, (0, 0x5401), ALLOW), (16, (0, 0x5412), EPERM), (16, (0, 0x100005412), EPERM), (16, (0, 0x541C), EPERM), (41, (2, 1), ALLOW), (41, (40, 1), EPERM),
     (41, ((1 << 32) + 40, 1), EPERM), (41, (38, 5), EPERM), (56, (17,), ALLOW), (56, (0x10000011,), EPERM), (56, (0x3D0F00,), ALLOW), (56, (0x20011,), EPERM),
     (135, (0xFFFFFFFF,), ALLOW), (135, (0,), ALLOW), (135, (0x40000,), NOSYS),

@@ -18,8 +18,10 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors i
 from ansible_collections.bulkhead.isolation.plugins.module_utils._supervisor import runit
 
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20) | st.sampled_from(["-1", "4294967295", "default", "off", "/", "..", "12Q"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(["command", "tcp", "http", "soft", "nofile", "target"]), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20)
+    | st.sampled_from(["-1", "4294967295", "default", "off", "/", "..", "12Q"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.text(max_size=8) | st.sampled_from(["command", "tcp", "http", "soft", "nofile", "target"]), inner, max_size=3),
     max_leaves=6)
 
 
@@ -64,7 +66,8 @@ def test_a_whole_declaration():
     ("health", {"http": "https://127.0.0.1/"}, "health.http"), ("health", {"http": "http://example.com/"}, "health.http"),
     ("health", {"http": "http://127.0.0.1/a b"}, "health.http"), ("health", {"http": "http://127.0.0.1/\r\nX: y"}, "health.http"),
     ("health", {"tcp": 80, "interval": "0"}, "health.interval"), ("health", {"tcp": 80, "retries": 0}, "health.retries"), ("nice", 20, "nice"),
-    ("oom_score_adj", -1001, "oom_score_adj"), ("state", "present", "state"), ("on_change", "ignore", "on_change"), ("bind", [{"source": "/a"}], "bind[0].target"),
+    ("oom_score_adj", -1001, "oom_score_adj"), ("state", "present", "state"), ("on_change", "ignore", "on_change"),
+    ("bind", [{"source": "/a"}], "bind[0].target"),
     ("bind", "x", "bind"), ("tmpfs", [{"target": "/proc/x"}], "tmpfs[0].target"), ("devices", ["/etc/passwd"], "devices[0].path"),
 ])
 def test_refused(option, value, word):
@@ -149,7 +152,8 @@ def test_run_without_namespaces(tools):
 
 def test_run_in_a_pid_namespace(tools):
     last = unit(name="web/nginx", pid_pin="/run/bulkhead/ns/web/pid")["run"].splitlines()[-1]
-    assert last.startswith("exec /usr/bin/setsid /usr/bin/nsenter --pid=/run/bulkhead/ns/web/pid --no-fork -- /usr/bin/tini -s -- /run/bulkhead/bin/python3 -IS ")
+    assert last.startswith("exec /usr/bin/setsid /usr/bin/nsenter --pid=/run/bulkhead/ns/web/pid --no-fork "
+                           "-- /usr/bin/tini -s -- /run/bulkhead/bin/python3 -IS ")
     assert last.endswith("/run/bulkhead/service/web:nginx/spec.json")
 
 
