@@ -108,12 +108,12 @@ class _Birth:
                     self.fds[key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if self.keep:
                 self.fds["keeper"] = keeper.descriptor()
-            for name, pair in (("up", os.pipe()), ("go", os.pipe())):
+            for name, pair in (("up", os.pipe()), ("go", os.pipe()), ("end", os.pipe())):
                 self.fds[name + "_r"], self.fds[name + "_w"] = pair
             child = self._fork(self.keep and not request.owned)
             if child == 0:
                 self._child(self._outer if request.owned else self._inner)
-            self._close("up_w", "go_r")
+            self._close("up_w", "go_r", "end_r")
             if not request.owned or not self.keep:
                 self.inner = child
             self._listen(child)
@@ -124,10 +124,8 @@ class _Birth:
             self._end()
             done = True
         finally:
-            self._close("go_w")
+            self._close("go_w", "end_w")  # whoever still waits ends by that
             if child is not None and not (done and self.keep and not request.owned):
-                if not done or request.owned:
-                    os.kill(child, signal.SIGKILL)  # not reaped yet, so the pid is still its own
                 os.waitpid(child, 0)
             if not done:
                 self._take_back()
@@ -239,7 +237,7 @@ class _Birth:
 
     def _child(self, work):
         try:
-            self._close("up_r", "go_w")
+            self._close("up_r", "go_w", "end_w")
             sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
             work()
         except BulkheadError as exc:
@@ -305,7 +303,7 @@ class _Birth:
             self._say("pid " + os.readlink(self.proc + "/self"))
             self._inner()
         self._close("up_w", "go_r")
-        os.waitpid(pid, 0)  # until the parent ends us
+        os.read(self.fds["end_r"], 1)  # the parent has done all: a pid is not used again before, as its parent lives
         os._exit(0)
 
     def _inner(self):
