@@ -169,6 +169,21 @@ def test_v1_limits(machine):
     assert not os.path.exists(host.root + "/memory/b")
 
 
+def test_cpus_that_are_not_there_are_refused(machine, tmp_path):
+    for mode, there in (("v1", "0-3"), ("unified", "0-7")):
+        host = machine(mode)
+        os.makedirs(str(tmp_path / "sys/devices/system/cpu"), exist_ok=True)
+        (tmp_path / "sys/devices/system/cpu/possible").write_text("0-7\n", encoding="ascii")
+        assert host.refuse(name="b/w", cpuset_cpus="2-9") == (
+            "Cannot set cpuset_cpus of cgroup b/w to 2-9: there is no %s among the %s that it can have. Use some of these." % (
+                "4-9" if mode == "v1" else "8-9", there))
+        assert not os.path.exists(host.root + "/b") and not os.path.exists(host.root + "/cpuset/b")
+    host = machine("v1")
+    host.twice(name="b", cpuset_cpus="1-2")
+    assert "there is no 3 among the 1-2" in host.refuse(name="b/w", cpuset_cpus="1,3")
+    host.twice(name="b/w", cpuset_cpus="")
+
+
 def test_hybrid_uses_both(machine):
     host = machine("hybrid")
     assert host.twice(name="w", pids_max=4) == ["create cgroup w", "set pids.max of w"]

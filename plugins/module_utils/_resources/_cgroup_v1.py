@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where cgroup v1 means something else: memory with swap in one limit, and no cpuset without cpus."""
+"""Where cgroup v1 means something else: memory with swap in one limit, and no cpuset without cpus, or with others than its parent's."""
 
 from __future__ import annotations
 
-from .._kernel.cgroupfs import read
+from .._kernel.cgroupfs import UNIFIED, read
 from .._model.errors import BulkheadError
-from .._model.limits import MAX, MEMSW, TABLE
+from .._model.limits import MAX, MEMSW, TABLE, show_ranges
 
 SIZE, SWAP = "memory_max", "memory_swap_max"
 
@@ -43,14 +43,37 @@ def plan_memory(it, key, home):
             it.change(home, file, [_text(then)], [_text(now)] if now is not None else None)
 
 
-def of_parent(it, home, limit):
-    """What the nearest ancestor that exists has: the meaning of an empty cpuset."""
+def within(it, home, limit, value):
+    """The declared cpus or memory nodes, which the kernel takes only within what there is: on v1 in the nearest ancestor that
+    has some, which an empty set means too; on v2 in the machine."""
+    there = _of_machine(it.host, limit) if home == UNIFIED else _of_parent(it, home, limit)
+    beyond = _set(value) - _set(there) if there else ()
+    if beyond:
+        raise BulkheadError("Cannot set %s of cgroup %s to %s: there is no %s among the %s that it can have. Use some of these." % (
+            limit.option, it.name, value, show_ranges(beyond), there))
+    return value if value or home == UNIFIED else there
+
+
+def _of_parent(it, home, limit):
     parts = it.name.split("/")
     for depth in range(len(parts) - 1, -1, -1):
-        text = read("%s/%s" % (it.trees.path("/".join(parts[:depth]), home), limit.file), None)
-        if text is not None:
-            return limit.read(text)
+        text = limit.read(read("%s/%s" % (it.trees.path("/".join(parts[:depth]), home), limit.file), None) or "")
+        if text:
+            return text
     return ""
+
+
+def _of_machine(host, limit):
+    return limit.read(read("%s/devices/system/%s/possible" % (host.sys, "node" if limit.option == "cpuset_mems" else "cpu"), None) or "")
+
+
+def _set(text):
+    """`0-2,5` -> {0, 1, 2, 5}"""
+    numbers = set()
+    for part in text.split(",") if text else ():
+        low, dash, high = part.partition("-")
+        numbers.update(range(int(low), int(high or low) + 1))
+    return numbers
 
 
 def _number(value):

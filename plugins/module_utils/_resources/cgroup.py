@@ -151,10 +151,10 @@ class _Present:
 
             plan_memory(self, key, home)
             return
-        if home != UNIFIED and limit.controller == "cpuset" and value == "":
-            from ._cgroup_v1 import of_parent
+        if limit.kind == "ranges":
+            from ._cgroup_v1 import within
 
-            value = of_parent(self, home, limit)
+            value = within(self, home, limit, value)
         now = self.current(limit, home)
         if limit.option == "type":
             self._type(value, now)
