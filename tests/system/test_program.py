@@ -294,3 +294,13 @@ def test_check_says_what_the_host_allows(bulkhead):
     status, output, errors = bulkhead("check")
     assert status == 0, errors
     assert output.startswith("Linux " + os.uname().release)
+
+
+def test_a_record_that_cannot_be_read_does_not_keep_the_others_from_coming_back(bulkhead, sandboxes):
+    bulkhead("clear")
+    with open("/etc/bulkhead/sandboxes.d/bad.json", "w", encoding="utf-8") as stream:
+        json.dump({"options": {"name": "bad", "cgroup": {"memory_max": "12Q"}}}, stream)
+    status, output, errors = bulkhead("restore")
+    os.unlink("/etc/bulkhead/sandboxes.d/bad.json")
+    assert status == 1 and len(errors.splitlines()) == 1 and "memory_max" in errors
+    assert sorted(sleepers()) == ["cache", "web"]

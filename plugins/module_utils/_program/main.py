@@ -64,8 +64,8 @@ def _clear(host, rest):
 
 def _list(host, rest):
     rows = [("NOUN", "NAME", "STATE", "SERVICES")]
-    for noun, name, resource, options in whole.recorded(host):
-        rows.append((noun, name) + whole.state(host, resource, options))
+    for record in whole.recorded(host):
+        rows.append((record.noun, record.name) + whole.state(host, record))
     for row in rows if len(rows) > 1 else ():
         sys.stdout.write("%-10s %-24s %-8s %s\n" % row)
     return 0

@@ -18,47 +18,58 @@ from .._resources import cgroup, namespace, overlay, sandbox, service
 NOUNS = ((cgroup, cgroup.NOUN), (namespace, namespace.NOUN), (overlay, overlay.NOUN), (service, service.NOUN), (sandbox, sandbox.RECORD))
 
 
+class Record:
+    """One declaration that is recorded, and how it is given to its resource again."""
+
+    __slots__ = ("resource", "noun", "name", "options")
+
+    def __init__(self, host, resource, word, name):
+        self.resource, self.noun, self.name = resource, resource.NOUN, name
+        self.options = dict(_address(host, resource, name), **(host.records.options(word, name) or {}))
+
+    def at_boot(self):
+        """Is it to come back by itself? A service that is not enabled is not; within a sandbox it stays stopped."""
+        if self.resource is sandbox:
+            self.options["services"] = [dict(each, state="stopped") if each.get("enabled") is False else each
+                                        for each in self.options.get("services") or ()]
+        return self.resource is not service or self.options.get("enabled") is not False
+
+
 def recorded(host):
-    """[(noun, name, resource, options as a task gives them)] of all records, in the order in which they are restored."""
-    found = []
-    for resource, word in NOUNS:
-        for name in host.records.names(word):
-            options = dict(_address(host, resource, name), **(host.records.options(word, name) or {}))
-            found.append((resource.NOUN, name, resource, {"sandboxes": [options]} if resource is sandbox else options))
-    return found
+    """All records, in the order in which they are restored."""
+    return [Record(host, resource, word, name) for resource, word in NOUNS for name in host.records.names(word)]
 
 
 def restore(host):
     """Make everything again that is recorded: (the names of the steps taken, what could not be done)."""
-    done, waiting = [], [each for each in map(_at_boot, recorded(host)) if each]
+    done, waiting = [], [record for record in recorded(host) if record.at_boot()]
     while waiting:
         refused = []
-        for each in waiting:
-            host.forget()
-            host.promised.clear()
-            try:
-                outcome = converge(host, each[2], each[3])
-                if outcome.errors:
-                    raise outcome.errors[0].error
-                done += outcome.joined("actions")
-            except BulkheadError as exc:
-                refused.append((each, exc.message))
+        for record in [each for each in waiting if each.resource is not sandbox]:
+            refused += _make(host, record.resource, [record], record.options, done)
+        boxes = [each for each in waiting if each.resource is sandbox]
+        if boxes:
+            refused += _make(host, sandbox, boxes, {"sandboxes": [each.options for each in boxes]}, done)
         if len(refused) == len(waiting):  # a round that got nowhere; before that, one may have waited for another
-            return done, [message for each, message in refused]
-        waiting = [each for each, message in refused]
+            return done, [message for record, message in refused]
+        waiting = [record for record, message in refused]
     return done, []
 
 
-def _at_boot(record):
-    """What is to come back by itself of a record: a service that is not enabled stays out, in a sandbox it stays stopped."""
-    noun, name, resource, options = record
-    if resource is service and options.get("enabled") is False:
-        return None
-    if resource is sandbox:
-        declared = options["sandboxes"][0]
-        services = [dict(each, state="stopped") if each.get("enabled") is False else each for each in declared.get("services") or ()]
-        options = {"sandboxes": [dict(declared, services=services)]}
-    return noun, name, resource, options
+def _make(host, resource, records, options, done):
+    """Converge records in one run: [(record, why it was refused)]."""
+    host.forget()
+    host.promised.clear()
+    try:
+        outcome = converge(host, resource, options)
+    except BulkheadError as exc:
+        if len(records) == 1:
+            return [(records[0], exc.message)]
+        # One of them cannot even be read: the others are made one by one.
+        return [each for record in records for each in _make(host, resource, [record], {"sandboxes": [record.options]}, done)]
+    done += [name for plan in outcome.plans if plan.error is None for name in plan.actions]
+    wrong = {plan.key: plan.error.message for plan in outcome.errors}
+    return [(record, wrong[record.name]) for record in records if record.name in wrong]
 
 
 def existing(host, and_recorded):
@@ -108,14 +119,13 @@ def _address(host, resource, name):
     return dict({"path": slash + path}, **({"namespace": inside} if inside else {}))
 
 
-def state(host, resource, options):
+def state(host, record):
     """(present or absent, the states of its services) of something recorded."""
-    if resource is sandbox:
-        found = sandbox.show(host, options["sandboxes"][0]["name"])
-        services = ["%s %s" % (each["name"].partition("/")[2], each["state"]) for each in found["services"]] if found else []
-        return "present" if found else "absent", ", ".join(services)
-    if resource is overlay:
-        found = overlay.show(host, (options.get("namespace"), options["path"]))
+    if record.resource is overlay:
+        found = overlay.show(host, (record.options.get("namespace"), record.options["path"]))
     else:
-        found = resource.show(host, options["name"])
-    return "present" if found else "absent", found["state"] if found and resource is service else ""
+        found = record.resource.show(host, record.name)
+    if record.resource is sandbox:
+        services = ["%s %s" % (each["name"].partition("/")[2], each["state"]) for each in found["services"] if each] if found else []
+        return "present" if found else "absent", ", ".join(services)
+    return "present" if found else "absent", found["state"] if found and record.resource is service else ""
