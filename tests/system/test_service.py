@@ -386,6 +386,7 @@ def test_seccomp_lists(converge, refuse):
 
 @pytest.mark.parametrize(("options", "word"), [
     (dict(root="/"), "no command"), (dict(command=SLEEP), "no root"), (dict(root="/", command=SLEEP, namespace="none"), "no namespaces none"),
+    (dict(root="/none", command=SLEEP), "is no directory"), (dict(root="/etc/passwd", command=SLEEP), "is no directory"),
     (dict(root="/", command=SLEEP, cgroup="none"), "no cgroup none"), (dict(command=SLEEP, bind=jail.BINDS), "no root"),
     (dict(root="/", command=SLEEP, ambient_capabilities=["sys_time"]), "sys_time")])
 def test_refused_before_anything_is_touched(refuse, options, word):

@@ -129,12 +129,12 @@ def test_capabilities():
 # -- rendering
 
 class FakeHost:
-    state, log, proc = "/run/bulkhead", "/var/log/bulkhead", "/proc"
+    state, log, proc, check = "/run/bulkhead", "/var/log/bulkhead", "/proc", False
 
 
 @pytest.fixture
 def tools(monkeypatch):
-    monkeypatch.setattr(runit, "tool", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(runit, "tool", lambda name, check=False: "/usr/bin/" + name)
 
 
 def unit(**keys):

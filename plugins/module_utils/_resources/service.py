@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 from .._kernel import nsfs
@@ -72,10 +73,15 @@ def plan(host, spec, plan):
     base = {} if spec.whole else now.options or _recorded(host, spec.name)
     options = spec.effective(base)
     types, own = _types(host, spec, options, now, plan)
-    _refuse(host, spec, options, types, own)
+    _refuse(host, spec, options, types, own, plan)
     supervisor = pick(host)
-    supervisor.require("pid" in types)
-    _unit.require_filter(host, options)
+    for require in (lambda: supervisor.require("pid" in types), lambda: _unit.require_filter(host, options)):
+        try:
+            require()
+        except BulkheadError as exc:
+            if not host.check:
+                raise
+            plan.warn("%s (An earlier task is expected to do so.)" % exc.message)
     pins, entered = {kind: nsfs.pin_path(host, options["namespace"], kind) for kind in types}, options
     if own:
         own, renew = _own_root.plan_it(host, spec, options, types, now, plan, lambda plan: plan_stop(host, spec.name, plan))
@@ -220,7 +226,7 @@ def _types(host, spec, options, now, plan):
     return types, False
 
 
-def _refuse(host, spec, options, types, own):
+def _refuse(host, spec, options, types, own, plan):
     name = spec.name
     if options["command"] is None:
         raise BulkheadError("Cannot set up service %s: it has no command yet. Give command." % name)
@@ -230,6 +236,10 @@ def _refuse(host, spec, options, types, own):
             name, ", ".join(outside)))
     if options["root"] is None and "mnt" not in types and not own and not host.check and "root" not in spec.promised:
         raise BulkheadError("Cannot set up service %s: it has no root. Give root, or a namespace of type mnt." % name)
+    if options["root"] is not None and "mnt" not in types and "root" not in spec.promised and not os.path.isdir(options["root"]):
+        if not host.check:
+            raise BulkheadError("Cannot set up service %s: its root %s is no directory. Make it first." % (name, options["root"]))
+        plan.warn("The root %s of service %s does not exist yet; an earlier task is expected to make it." % (options["root"], name))
     shared = [key for key in ROOT_OPTIONS if options[key]]
     if shared and not own:
         raise BulkheadError("Cannot set up service %s: %s belongs to the root of namespaces %s, which all its services share. "
@@ -320,7 +330,7 @@ def _recorded(host, name):
 
 def _veiled(environment, other):
     """Names with what may be told of their values: whether they are the same on both sides."""
-    return {key: "(same)" if other.get(key) == value else "(another value)" for key, value in environment.items()}
+    return {key: "(hidden)" if key not in other else "(same)" if other[key] == value else "(another value)" for key, value in environment.items()}
 
 
 def _loads(text):

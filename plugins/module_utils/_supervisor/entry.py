@@ -18,7 +18,7 @@ import sys
 from .._kernel import syscalls as sc
 from .._model.errors import BulkheadError
 
-FALLBACK = "/usr/bin/python3"
+SYSTEM = "/usr/bin/python3"  # before the module's own, which may be a virtual environment that goes away
 # Runs in the bound interpreter: proves that it works from there, and that the entry's own imports do.
 _COMPILE = """
 import _ctypes, _json, _signal, posix, sys, marshal, _frozen_importlib_external as external
@@ -43,17 +43,21 @@ def program():
 def ensure(host):
     """Make what is missing or stale of it. Idempotent; bears the half-done result of a killed run. Needs places.ensure()."""
     home = host.state + "/bin"
-    text = program()
-    fresh = _bind(host, home)
-    if fresh or _read(home + "/enter.py") != text or not os.path.exists(home + "/enter"):
-        temporary = home + "/.enter.new"
+    text, source, words = program(), _read(home + "/interpreter"), ""
+    if _is_bound(host, home, source) and _read(home + "/enter.py") == text and os.path.exists(home + "/enter"):
+        return
+    temporary = home + "/.enter.new"
+    for source in dict.fromkeys(os.path.realpath(path) for path in (SYSTEM, sys.executable) if path and os.access(path, os.X_OK)):
+        if not _is_bound(host, home, source):
+            _bind(host, home, source)
         _write(temporary + ".py", text)
         status, dummy, errors = host.run([home + "/python3", "-IS", "-c", _COMPILE, temporary + ".py", temporary])
-        if status:
-            raise BulkheadError("Cannot prepare the entry: %s does not work as %s/python3: %s. Install python3 as a Debian package." % (
-                _read(home + "/interpreter"), home, (errors.strip().splitlines() or ["no reason given"])[-1]))
-        os.rename(temporary, home + "/enter")  # the text last: while it is missing or old, the next run compiles again
-        os.rename(temporary + ".py", home + "/enter.py")
+        if not status:
+            os.rename(temporary, home + "/enter")  # the text last: while it is missing or old, the next run compiles again
+            os.rename(temporary + ".py", home + "/enter.py")
+            return
+        words = (errors.strip().splitlines() or ["no reason given"])[-1]
+    raise BulkheadError("Cannot prepare the entry: no Python of this host works as %s/python3: %s. Install the package python3." % (home, words))
 
 
 def clear(host):
@@ -65,18 +69,17 @@ def clear(host):
             os.unlink("%s/%s" % (home, name))
 
 
-def _bind(host, home):
-    """Bind the interpreter read-only; True when that changed. One that is bound stays, while its file is still the same."""
-    target = home + "/python3"
-    mount = host.mounts().top(target)
-    source = _read(home + "/interpreter") or ""
-    if mount is not None and "ro" in mount.options and _same(source, target):
-        return False
+def _is_bound(host, home, source):
+    """Is this interpreter, as its file is now, bound read-only?"""
+    mount = host.mounts().top(home + "/python3")
+    return mount is not None and "ro" in mount.options and _same(source or "", home + "/python3")
+
+
+def _bind(host, home, source):
+    target, temporary = home + "/python3", home + "/.interpreter.new"
     _unbind(host, target)
-    source = os.path.realpath(sys.executable or FALLBACK)
-    if not os.access(source, os.X_OK):
-        source = os.path.realpath(FALLBACK)
-    temporary = home + "/.interpreter.new"
+    if os.path.exists(home + "/enter"):  # compiled by another interpreter, perhaps
+        os.unlink(home + "/enter")
     _write(temporary, source)
     os.rename(temporary, home + "/interpreter")
     os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o755))
@@ -84,7 +87,6 @@ def _bind(host, home):
     sc.mount(None, target, None, sc.MS_PRIVATE)
     sc.mount(None, target, None, sc.MS_REMOUNT | sc.MS_BIND | sc.MS_RDONLY | sc.MS_NOSUID | sc.MS_NODEV)
     host.forget()
-    return True
 
 
 def _unbind(host, target):

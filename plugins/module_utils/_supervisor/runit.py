@@ -71,18 +71,20 @@ def log_directory(host, name):
     return "%s/%s" % (host.log, name.replace("/", ":"))
 
 
-def tool(name):
-    """The path of a program of the host, or an error that names its package."""
+def tool(name, check=False):
+    """The path of a program of the host, or an error that names its package; in check mode where it will be."""
     for place in TOOL_PATHS:
         path = "%s/%s" % (place, name)
         if os.access(path, os.X_OK):
             return path
+    if check:
+        return "/usr/bin/" + name
     raise BulkheadError("Cannot manage services: %s is not installed. Install the package %s." % (name, PACKAGES[name]))
 
 
 def require(pid):
     """Refuse a host that lacks what services need; with a pid namespace that is more."""
-    for name in ("runsvdir", "runsv", "svlogd", "setsid") + (("nsenter", "tini") if pid else ()):
+    for name in ("runsvdir", "runsv", "svlogd") + (("setsid", "nsenter", "tini") if pid else ()):
         tool(name)
 
 
@@ -92,7 +94,8 @@ def render(host, unit, dump):
     spec = dict(unit.spec, started=home + "/started.json")
     words = entry.command(host, home + "/spec.json")
     if unit.pid_pin:  # whoever waits for a process in there must be outside: tini, which passes signals on
-        words = [tool("setsid"), tool("nsenter"), "--pid=" + unit.pid_pin, "--no-fork", "--", tool("tini"), "-s", "--"] + words
+        setsid, nsenter, tini = (tool(name, host.check) for name in ("setsid", "nsenter", "tini"))
+        words = [setsid, nsenter, "--pid=" + unit.pid_pin, "--no-fork", "--", tini, "-s", "--"] + words
     sweep = _SWEEP_CGROUP % _quoted(unit.kill) if unit.kill else _SWEEP % (
         "$(cat %s)" % _quoted(unit.tasks) if unit.tasks else "/proc/[0-9]*")
     head = "#!/bin/sh\n# %s, made by bulkhead\n" % unit.name
@@ -111,7 +114,7 @@ def render(host, unit, dump):
     if unit.stop_signal != "TERM":
         files["control/t"] = head + "exec kill -s %s \"$(cat supervise/pid)\"\n" % unit.stop_signal
     if unit.log:
-        files["log/run"] = head + "exec %s -tt %s\n" % (tool("svlogd"), _quoted(log_directory(host, unit.name)))
+        files["log/run"] = head + "exec %s -tt %s\n" % (tool("svlogd", host.check), _quoted(log_directory(host, unit.name)))
         files["log/config"] = "s%d\nn%d\n" % (unit.log["size"], unit.log["files"])
     if unit.down:
         files["down"] = ""
