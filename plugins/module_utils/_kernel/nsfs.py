@@ -257,8 +257,8 @@ def child(paths, work, watch=None):
 
 def read_sysctl(key, proc="/proc"):
     """The value of `net/ipv4/ip_forward`, runs of white space as one space."""
-    with open("%s/sys/%s" % (proc, key), encoding="utf-8", errors="replace") as stream:
-        return " ".join(stream.read().split())
+    with open("%s/sys/%s" % (proc, key), "rb", buffering=0) as stream:
+        return " ".join(stream.read().decode("utf-8", "replace").split())
 
 
 def write_sysctl(key, value, proc="/proc"):

@@ -159,29 +159,29 @@ def time_offsets(host, now):
 
 
 def _text(host, pid, name):
-    with open("%s/%d/%s" % (host.proc, pid, name), encoding="ascii") as stream:
-        return stream.read()
+    with open("%s/%d/%s" % (host.proc, pid, name), "rb", buffering=0) as stream:  # buffers and decoders cost more than the reading
+        return stream.read().decode("utf-8", "surrogateescape")
 
 
 def other_cgroup(host, pid, name):
     """The cgroup that a keeper lives in, when it is not the one that is declared; else None."""
-    trees = host.cgroups()
+    trees, paths = host.cgroups(), {}
     try:
-        lines = [line.split(":", 2) for line in _text(host, pid, "cgroup").splitlines()]
+        for line in _text(host, pid, "cgroup").splitlines():
+            number, controllers, path = line.split(":", 2)
+            for word in controllers.split(","):  # '' is cgroup2
+                paths[word] = path
     except OSError:
         return None
     for key in trees.roots:
-        for number, controllers, path in lines:
-            if key == "unified":
-                if controllers or not (trees.mode == "unified" or os.path.isdir(trees.path(name, key))):
-                    continue
-                wanted = "/%s/keeper" % name
-            elif key.split(",", 1)[0] in controllers.split(","):
-                wanted = "/" + name
-            else:
-                continue
-            if not path.endswith(wanted):
-                return path
+        if key != "unified":
+            path, wanted = paths.get(key.split(",", 1)[0]), "/" + name
+        elif trees.mode == "unified" or os.path.isdir(trees.path(name, key)):
+            path, wanted = paths.get(""), "/%s/keeper" % name
+        else:
+            continue
+        if path is not None and not path.endswith(wanted):
+            return path
     return None
 
 
