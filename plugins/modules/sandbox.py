@@ -141,11 +141,17 @@ sandboxes:
   description:
     - The sandboxes that changed as they are after the run, in check mode as they are now, as M(bulkhead.isolation.sandbox_info) shows
       them. Those that did not change are named only.
-    - RV(sandboxes[].changed) tells them apart.
   type: list
   elements: dict
   returned: success
   sample: [{"name": "web", "changed": false}]
+  contains:
+    name:
+      description: The name.
+      type: str
+    changed:
+      description: Whether something of it changed, which tells the two kinds of entries apart.
+      type: bool
 failed_items:
   description: The sandboxes that were refused or failed, with what was undone.
   type: list
