@@ -55,8 +55,9 @@ HARMLESS = frozenset(
 # terminal and descriptor reads, NS_GET_*, SIOCGIF*
 QUIET_IOCTLS = frozenset([0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x8910, 0x8912, 0x8913, 0x8915, 0x8927, 0x8933]
                          + [0xB701, 0xB702, 0xB703, 0xB704, 0x8008B705, 0x8008B706, 0x8004B706, 0x8004B707, 0x8004B708, 0x8004B709])
-# Changes only the process that calls it, or takes the lock: points to be killed at, but no change of the host.
-LOCAL = frozenset(["clone", "clone3", "fork", "vfork", "execve", "execveat", "setns", "flock", "chroot", "fsync", "sync"])
+# Changes only the process that calls it, takes the lock, or (open_tree) makes a copy that nobody sees and that goes with its
+# descriptor: points to be killed at, but no change of the host.
+LOCAL = frozenset(["clone", "clone3", "fork", "vfork", "execve", "execveat", "setns", "flock", "chroot", "fsync", "sync", "open_tree"])
 WRITES = frozenset(["write", "pwrite64", "writev", "pwritev", "pwritev2"])
 DESCRIPTOR_FIRST = WRITES | frozenset(["fchmod", "fchown", "ftruncate", "fallocate", "fsync", "fdatasync", "flock", "fsetxattr",
                                        "fremovexattr", "sendto", "sendmsg", "syncfs", "setns"])
@@ -134,6 +135,4 @@ def classify(pid, number, args, foreign):
 
 def changes_host(name, shown):
     """Would a check run be wrong to make this call?"""
-    if name in LOCAL or name.startswith("pipe") or (name in WRITES and shown in ("pipe", "socket")):
-        return False
-    return True
+    return not (name in LOCAL or name in WRITES and shown in ("pipe", "socket"))
