@@ -15,6 +15,7 @@ import glob
 import os
 import signal
 import subprocess
+import time
 
 import drive
 import jail
@@ -315,6 +316,14 @@ def running(words=SLEEP):
     return [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/cmdline") if text(path).split("\0")[:-1] == words]
 
 
+def settle(number):
+    """The pids, when they are so many; a service that its supervisor starts by itself may not have come to its command yet."""
+    end = time.monotonic() + 5
+    while len(running()) != number and time.monotonic() < end:
+        time.sleep(0.02)
+    return running()
+
+
 class Service(Operation):
     remove = NO_SERVICE
 
@@ -325,10 +334,11 @@ class Service(Operation):
             subprocess.run(["mount", "--no-mtab", "--bind", bind["source"], JAIL + bind["target"]], check=True)
 
     def declared(self):
-        state, pids = self.steady[1].get("state", "started"), running()
+        state = self.steady[1].get("state", "started")
+        pids = settle(int(state not in ("absent", "stopped")))
         if state == "absent":
             return gone("/run/bulkhead/service/web") + (["it runs"] if pids else [])
-        if len(pids) != (state == "started"):
+        if len(pids) != (state != "stopped"):
             return ["%d processes run" % len(pids)]
         if not pids:
             return []
@@ -389,7 +399,7 @@ class Sandbox(Service):
         if one.get("state") == "absent":
             return gone("/run/netns/web", "/run/bulkhead/ns/web", "/run/bulkhead/mntns/web", "/sys/fs/cgroup/*/bulkhead",
                         "/run/bulkhead/service/web*") + ["it runs" for pid in running()]
-        pids = running()
+        pids = settle(len(one["services"]))
         if len(pids) != len(one["services"]):
             return ["%d processes run" % len(pids)]
         wrong = expect({V1 % "memory" + "memory.limit_in_bytes": str(int(one["cgroup"]["memory_max"][:-1]) << 20)})

@@ -6,12 +6,13 @@
 
     python tests/torture/run.py                    every point (`make torture`)
     python tests/torture/run.py --sample SEED      some of them, the same for the same seed (`make test`)
-    python tests/torture/run.py --only 'cgroup-create 0 rename /run/bulkhead/made/cgroup/bulkhead.json 1 EPERM'   one (or KILL)
+    python tests/torture/run.py --only 'cgroup-create 0 rename /run/bulkhead/made/cgroup/bulkhead.json 1 EPERM'   one
     python tests/torture/run.py --list             the operations
 
 A point is (process, call, on what, K): the K-th time that this process makes that call on it. They are taken from the trace of
 the unbroken run; a call without its point, or a point to which the run does not come, fails. After each: the next run converges to what
 was declared, the run after it is unchanged, removal is clean, its second run unchanged, and nothing is left on the host.
+KILL kills the process when it enters the call; so does ABANDON, after which nothing is run again but the removal.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ALONE = os.path.join(os.path.dirname(HERE), "alone")
 # Made only when the supervisor has to be waited for.
 SOMETIMES = (("utimensat", "/run/bulkhead/service"), ("write", "pipe"))
 LOOPS = ("/supervise/control", "/run/bulkhead/service", "pipe")  # asked again and again: one time is as another
+KILLS = ("KILL", "ABANDON")
 ERRORS = ("EPERM", "ENOMEM", "ENOSPC", "EBUSY", "EINTR", "EAGAIN", "ENOSYS")
 
 
@@ -154,8 +156,8 @@ def traces(jobs, alone, names, tally):
 
 
 def choose(points, arguments):
-    """[(operation, point, error or None)]: everything, or the sample of a seed, spread over the operations."""
-    kills = [(name, point, None) for name in sorted(points) for point in points[name]]
+    """[(operation, point, error)]: everything, or the sample of a seed, spread over the operations."""
+    kills = [(name, point, how) for name in sorted(points) for point in points[name] for how in KILLS]
     errors = [(name, point, error) for name in sorted(points) for point in points[name] for error in ERRORS]
     if arguments.sample is None:
         return kills + errors
@@ -172,7 +174,7 @@ def choose(points, arguments):
 
 
 def label(name, point, error):
-    return "%s %s %s" % (name, " ".join(map(str, point)), error or "KILL")
+    return "%s %s %s" % (name, " ".join(map(str, point)), error)
 
 
 def main():
@@ -199,7 +201,7 @@ def main():
     tally = Tally()
     if arguments.only:
         name, process, call, what, count, error = arguments.only.split()
-        cases = [(name, [process, call, what, int(count)], None if error == "KILL" else error)]
+        cases = [(name, [process, call, what, int(count)], error)]
     else:
         points = traces(arguments.jobs, alone, names, tally)
         if arguments.points:
@@ -212,7 +214,7 @@ def main():
     def act(worker, case):
         name, point, error = case
         answer = worker.ask({"point": [name, *point], "error": error})
-        tally.note(name, "error" if error else "kill", label(name, point, error), answer["problems"])
+        tally.note(name, "kill" if error in KILLS else "error", label(name, point, error), answer["problems"])
 
     # a worker keeps the state of one operation: hand out whole operations where there are many points
     groups = collections.defaultdict(list)

@@ -7,6 +7,7 @@
 Requests and answers are JSON lines on stdin and stdout.
     {"trace": OPERATION}                                 -> {"points": [[process, call, on what, K], …], "problems": […]}
     {"point": [OPERATION, process, call, on what, K], "error": E} -> {"problems": […], "dirty": is this host of no more use?}
+E is an errno's name, KILL, or ABANDON: killed, and then what was declared is given up: removed without another run.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Bench:
             self.problems.append("%s says changed=%s: %s" % (what, answer["changed"], answer["actions"]))
         return answer
 
-    def cycle(self, point, error, traced=True):
+    def cycle(self, point, error, abandon=False):
         """Everything that is done at one point. Returns the Run."""
         operation, self.problems = self.operation, []
         operation.prepare()
@@ -74,6 +75,18 @@ class Bench:
         run = tracer.trace(lambda: drive.converge(noun, options), point=point, error=error)
         self.problems += run.problems
         claimed = self.judge(run, point, error)
+        if not abandon:
+            self.mend(claimed)
+        for task in operation.remove:
+            self.must("the removal", task)
+        for task in operation.remove:
+            self.must("the second removal", task, changed=False)
+        operation.cleanup()
+        return run
+
+    def mend(self, claimed):
+        """The next run brings about what was declared."""
+        operation = self.operation
         if operation.once:  # an act is repeated only when it did not say that it was done
             if not claimed:
                 self.must("the next run", operation.act)
@@ -81,12 +94,6 @@ class Bench:
             self.must("the next run", operation.act, changed=False if claimed else None)
         self.problems += ["the host is not as declared: %s" % line for line in operation.declared()]
         self.must("the run after it", operation.steady, changed=False)
-        for task in operation.remove:
-            self.must("the removal", task)
-        for task in operation.remove:
-            self.must("the second removal", task, changed=False)
-        operation.cleanup()
-        return run
 
     def judge(self, run, point, error):
         """Is the answer of the broken run one that a user may be given? Did it claim to be done?"""
@@ -109,9 +116,9 @@ class Bench:
             return False
         return True
 
-    def point(self, point, error):
+    def point(self, point, error, abandon):
         for attempt in range(4):  # a call of a loop that waits may be made one time less
-            if self.cycle(point, error).reached:
+            if self.cycle(point, error, abandon).reached:
                 break
         left = self.baseline.settled()
         self.problems += ["left behind: " + line for line in left]
@@ -139,8 +146,9 @@ def main():
             if "trace" in request:
                 answer = benches[name].trace()
             else:
-                error = getattr(errno, request["error"]) if request.get("error") else None
-                answer = benches[name].point(request["point"][1:], error)
+                word = request["error"]
+                error = None if word in ("KILL", "ABANDON") else getattr(errno, word)
+                answer = benches[name].point(request["point"][1:], error, word == "ABANDON")
         except Exception as exc:
             import traceback
 
