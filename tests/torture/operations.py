@@ -247,7 +247,7 @@ BASE = "/run/torture"
 LAYERS = [BASE + "/top", BASE + "/base"]
 PLACE = "/run/bulkhead/mnt/web"
 OVERLAY = dict(path=PLACE, lower=LAYERS, upper="/var/lib/bulkhead/uppers/web/upper", work="/var/lib/bulkhead/uppers/web/work")
-NO_OVERLAY = [("overlay", dict(path=PLACE, state="absent", remove_data=True))]
+NO_OVERLAY = [("overlay", dict(OVERLAY, state="absent", remove_data=True))]
 
 
 def mounted(path):
@@ -300,7 +300,7 @@ Overlay("overlay-unmount", ("overlay", dict(path=PLACE, state="unmounted")), bef
 Overlay("overlay-absent", ("overlay", dict(path=PLACE, state="absent")), before=MOUNTED)
 Overlay("overlay-absent-with-data", ("overlay", dict(path=PLACE, state="absent", remove_data=True)), before=MOUNTED)
 Overlay("overlay-in-namespace", overlay(path="/mnt", namespace="web"), before=[("namespace", dict(name="web", types=["mnt"]))],
-        remove=[("overlay", dict(path="/mnt", namespace="web", state="absent", remove_data=True))] + NO_SET,
+        remove=[("overlay", dict(OVERLAY, path="/mnt", namespace="web", state="absent", remove_data=True))] + NO_SET,
         declared=lambda: [])
 
 # service

@@ -10,8 +10,8 @@
     python tests/torture/run.py --list             the operations
 
 A point is (process, call, on what, K): the K-th time that this process makes that call on it. They are taken from the trace of
-the unbroken run; a call without its point, or a point to which the run does not come, fails. After each: the next run converges to what
-was declared, the run after it is unchanged, removal is clean, its second run unchanged, and nothing is left on the host.
+the unbroken run; a call without its point, or a point to which the run does not come, fails. After each: the next run converges
+to what was declared, the run after it is unchanged, removal is clean, its second run unchanged, and nothing is left on the host.
 KILL kills the process when it enters the call; so does ABANDON, after which nothing is run again but the removal.
 """
 
