@@ -21,7 +21,10 @@ MAPS = dict(uid_map=["0 100000 10"], gid_map=["0 100000 10"])
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    made = Host(state=str(tmp_path / "run"), etc=str(tmp_path / "etc"), netns=str(tmp_path / "netns"))
+    made = Host(state=str(tmp_path / "run"), etc=str(tmp_path / "etc"), netns=str(tmp_path / "netns"), proc=str(tmp_path / "proc"))
+    (tmp_path / "proc/sys/net/ipv4").mkdir(parents=True)
+    for key in ("a", "b"):
+        (tmp_path / "proc/sys/net" / key).write_text("0")
     monkeypatch.setattr(_inside, "changes", lambda host, spec, now, kinds: [])
     monkeypatch.setattr(_inside, "maps", lambda host, now: {"uid_map": [[0, 100000, 10]], "gid_map": [[0, 100000, 10]]})
     monkeypatch.setattr(_inside, "time_offsets", lambda host, now: {"monotonic": 0, "boottime": 0})
@@ -123,6 +126,20 @@ def test_members_are_refused_unless_they_may_be_killed(host, monkeypatch):
     assert plan(host, types=["net"]).actions  # nothing that lives is taken away
     with pytest.raises(BulkheadError):
         plan(host, types=["time"], time_offsets={"boottime": 1}, on_mismatch="recreate")
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(types=["net"], sysctls={"net.no_such": 1}), "there is none of that name"),
+    (dict(types=["net"], sysctls={"net.ipv4": 1}), "there is none of that name"),
+    (dict(types=["time"], time_offsets={"monotonic": -4000000000}), "its clock monotonic would be before 0"),
+    (dict(types=["time"], time_offsets={"boottime": -4000000000}), "its clock boottime would be before 0"),
+])
+def test_what_the_kernel_would_refuse(host, options, words):
+    put(host, {})
+    with pytest.raises(BulkheadError) as caught:
+        plan(host, **options)
+    assert words in caught.value.message
+    assert plan(host, types=["net"], sysctls={"net.ipv4.conf.later.forwarding": 1}).actions  # its interface may come
 
 
 def test_a_failed_link_is_mended(host, monkeypatch):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from .._kernel import nsfs
 from .._kernel import syscalls as sc
@@ -50,6 +51,27 @@ def initial(spec, kinds):
     return found
 
 
+def refuse_initial(host, spec, kinds):
+    """Refuse what the kernel would refuse in new namespaces of these types, as far as the host's own tell."""
+    for key in spec.sysctls or ():
+        parts = key.split("/")
+        # Those of an interface, as in net/ipv4/conf/eth0/…, are there when the interface is.
+        if sysctl_type(key) in kinds and not (len(parts) > 4 and parts[2] in ("conf", "neigh")):
+            if not os.path.isfile("%s/sys/%s" % (host.proc, key)):
+                raise _no_sysctl(spec, key)
+    if "time" in kinds:
+        for clock, seconds in (spec.time_offsets or {}).items():
+            now = time.clock_gettime(time.CLOCK_BOOTTIME if clock == "boottime" else time.CLOCK_MONOTONIC)
+            if now + seconds < 0:
+                raise BulkheadError("Cannot create namespaces %s: with the offset of %d s its clock %s would be before 0. Use %d or more." % (
+                    spec.name, seconds, clock, -int(now)))
+
+
+def _no_sysctl(spec, key):
+    return BulkheadError("Cannot set the sysctl %s of namespaces %s: there is none of that name in a namespace. Look below /proc/sys inside." % (
+        key, spec.name))
+
+
 def changes(host, spec, now, kinds):
     """Changes of what is declared in the living namespaces of these types."""
     found = []
@@ -66,8 +88,7 @@ def changes(host, spec, now, kinds):
             try:
                 current = _read(host, paths, kind, key)
             except FileNotFoundError:
-                raise BulkheadError("Cannot set the sysctl %s of namespaces %s: there is none of that name in a namespace. "
-                                    "Look below /proc/sys inside." % (key, spec.name)) from None
+                raise _no_sysctl(spec, key) from None
             words, act = "set sysctl " + key, _writer(host, paths, kind, key)
         if current != value:
             found.append(Change(key if words[:3] != "set" or key in _NAMES else "sysctls." + key, words, current, value, act))

@@ -196,7 +196,8 @@ def _record(host, spec, plan):
 
 
 def _foresee(host, spec, make, plan):
-    """What the making will need and may be made by an earlier task of the play: in check mode it is not there yet."""
+    """What the making will need. What an earlier task of the play may make is not there yet in check mode: a warning."""
+    _inside.refuse_initial(host, spec, make)
     if make and spec.owner is not None and (NOUN, spec.owner) not in host.promised and not _owner(host, spec).alive:
         plan.warn("There is no user namespace of the name %s to own the namespaces %s. Make it before, with types: [user]."
                   % (spec.owner, spec.name))
