@@ -5,12 +5,12 @@
 # make demo         two real services in two real sandboxes on this host, and a table read from the kernel
 # make demo-clean   remove them; the root file system stays in its cache
 # make test         all stages below that need no long time, with counts
-# make STAGE        one stage: sanity lint unit integration system torture molecule bench
+# make STAGE        one stage: sanity lint unit layers integration system fallbacks molecule torture bench
 # make torture      every kill point and every injected error (make test: a sample of them)
 # make setup        what all of them stand on: Debian packages and .venv (says nothing when it is there)
 
 SHELL := /bin/bash
-STAGES := sanity lint unit integration system molecule
+STAGES := sanity lint unit layers integration system fallbacks molecule
 
 # Ansible keeps what it writes for itself in build/, and works on this host with the Python of .venv.
 export PATH := $(CURDIR)/.venv/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
@@ -33,6 +33,8 @@ demo-clean: setup
 
 setup:
 	@scripts/setup
+
+integration system fallbacks molecule torture bench: layers
 
 test: setup
 	@python tests/run.py

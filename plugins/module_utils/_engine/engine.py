@@ -49,6 +49,8 @@ def converge(host, resource, options, check=False):
         return Outcome(_plan(host, resource, specs if many else [specs], many))
     with Lock(host.lock, resource.NOUN):
         host.forget()
+        host.claims.sweep()
+        host.records.sweep()
         plans = _plan(host, resource, specs if many else [specs], many)
         records = {}
         if any(plan.steps for plan in plans):

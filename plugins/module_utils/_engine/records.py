@@ -42,13 +42,15 @@ class _Store:
 
     def names(self, noun):
         """The names that have an entry."""
-        try:
-            entries = os.listdir("%s/%s%s" % (self.root, noun, self.suffix))
-        except OSError as exc:
-            if exc.errno == errno.ENOENT:
-                return []
-            raise
+        entries = _listed("%s/%s%s" % (self.root, noun, self.suffix))
         return sorted(object_name(entry) for entry in entries if entry.endswith(".json") and not entry.startswith("."))
+
+    def sweep(self):
+        """Take away what killed runs left half-written."""
+        for directory in _listed(self.root):
+            for entry in _listed("%s/%s" % (self.root, directory)):
+                if entry.startswith(".") and entry.endswith(".new"):
+                    _unlink("%s/%s/%s" % (self.root, directory, entry))
 
     def read(self, noun, name):
         """The entry, or None when there is none or it is not whole."""
@@ -77,7 +79,6 @@ class _Store:
         path = self.path(noun, name)
         self._known.pop(path, None)
         _unlink(path)
-        _unlink(_partial(path))
 
 
 class Claims(_Store):
@@ -180,6 +181,15 @@ def _flush(directory):
         syncfs(fd)
     finally:
         os.close(fd)
+
+
+def _listed(path):
+    try:
+        return os.listdir(path)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+            return []
+        raise
 
 
 def _unlink(path):

@@ -63,6 +63,8 @@ class SandboxSpec:
     def _parts(self, options, path, problems):
         name, group = self.key, PREFIX + self.key
         wanted = values.mapping(options.get("namespaces"), path + ".namespaces", problems)
+        if wanted.get("cgroup") is not None:
+            problems.add(path + ".namespaces.cgroup", "follows from the sandbox's name: it is %s. Leave it out" % group)
         if wanted.get("types"):
             wanted = dict(wanted, cgroup=group)
             self.namespaces = NamespaceSpec.from_options(wanted, path + ".namespaces", problems, name=name)
@@ -97,7 +99,8 @@ class SandboxSpec:
             base = values.absolute(options["root"], path + ".root", problems)
         extra = {key: options[key] for key in ROOT_KEYS if options.get(key) is not None}
         if prepared and (base is not None):
-            self.root = RootSpec.from_options(extra, path, problems, name=self.key, base=base, types=self.namespaces.types)
+            self.root = RootSpec.from_options(extra, path, problems, name=self.key, base=base, types=self.namespaces.types,
+                                              maps=(self.namespaces.uid_map, self.namespaces.gid_map))
         elif extra:
             problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay or root, and the namespace type mnt")
 

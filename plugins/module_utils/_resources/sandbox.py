@@ -86,6 +86,7 @@ def _plan_namespaces(host, spec, recorded):
                                 "Set on_mismatch: recreate to do so; the read-write layer is kept." % (", ".join(stale), spec.key),
                                 keys=stale)
         wanted.furnish, wanted.root_stale = (lambda host: root.furnish(host, spec.root)), bool(stale)
+    wanted.drop(recorded.get("namespaces"))
     wanted.force = _lost(host, "namespace", spec.key, recorded)
     wanted.kill = True  # who may be killed has been looked at by then: services are stopped, visitors refused
     namespace.plan(host, wanted, spaces)
