@@ -160,6 +160,11 @@ def _too_long(layers):
     return len(os.fsencode(option_string(layers))) > _PAGE
 
 
+def wants_links(layers):
+    """Whether mount(2) could be told of these layers by short links only."""
+    return _too_long(layers)
+
+
 def fits(layers):
     """Whether the kernel can be told of these layers at all by mount(2), if need be by short links: 7 bytes for each name."""
     return not _too_long(layers) or 7 * (len(layers.lower) + len(layers.data)) + 200 <= _PAGE
@@ -218,10 +223,15 @@ def _unmount_all(path):
             raise
 
 
+def release():
+    """(major, minor) of this kernel, where its behaviour cannot be asked for."""
+    words = os.uname().release.split(".")
+    return int(words[0]), int("".join(char for char in words[1] if char.isdigit()) or 0)
+
+
 def _tell(context, layers):
     """Configure an fsopen(2) context; False when the kernel or the lengths want mount(2) instead."""
-    release = os.uname().release.split(".")
-    version = (int(release[0]), int("".join(char for char in release[1] if char.isdigit()) or 0))
+    version = release()
     syscalls.fsconfig_string(context, "source", "overlay")
     by_fd = version >= (6, 13)
     keyed = [("lowerdir+", path) for path in layers.lower] + [("datadir+", path) for path in layers.data]

@@ -51,14 +51,19 @@ class Want:
 
 
 class RootSpec:
-    """The root of a sandbox. ``base`` is an OverlaySpec or the path of a directory; ``types`` are the namespaces that it has."""
+    """The root of a sandbox.
 
-    __slots__ = ("name", "base", "types", "bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
+    ``base`` is an OverlaySpec or the path of a directory; ``types`` are the namespaces that it has, and ``maps`` the
+    (uid_map, gid_map) of its user namespace, by which the files of the base are shown there.
+    """
+
+    __slots__ = ("name", "base", "types", "maps", "bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
 
     @classmethod
-    def from_options(cls, options, path, problems, name=None, base=None, types=()):
+    def from_options(cls, options, path, problems, name=None, base=None, types=(), maps=None):
         spec = cls()
         spec.name, spec.base, spec.types = name, base, frozenset(types or ())
+        spec.maps = maps if "user" in spec.types and maps and None not in maps else None
         spec.bind = _each(options, "bind", path, problems, _bind)
         spec.tmpfs = _each(options, "tmpfs", path, problems, _tmpfs)
         spec.devices = _each(options, "devices", path, problems, _device)

@@ -17,7 +17,7 @@ import stat
 from .._kernel import overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.root import LINKS, NODES, NODEV, RO
-from . import _layers
+from . import _layers, _mapped
 
 _MAGIC = {"proc": 0x9FA0, "sysfs": 0x62656572, "tmpfs": 0x01021994}
 _SHARED_SUPERBLOCK = ("sysfs", "cgroup2")  # read-only must be the mount alone: others use the same superblock
@@ -153,6 +153,24 @@ def make_node(dev, name, number, mode):
         os.close(parent)
 
 
+def open_device(source, number):
+    """A detached clone of a device of the host's, for a user namespace, whose /dev may have no nodes of its own."""
+    fd = syscalls.open_tree(syscalls.AT_FDCWD, source, syscalls.OPEN_TREE_CLONE)
+    if os.fstat(fd).st_rdev != number:
+        os.close(fd)
+        raise OSError(errno.ENODEV, "this is not the device that it should be", source)
+    return fd
+
+
+def lay_device(dev, name, fd):
+    """Such a clone below an open /dev."""
+    target = trees.make_file(dev, "/" + name)
+    try:
+        attach(fd, target, 0)
+    finally:
+        os.close(target)
+
+
 def device(source):
     """(device number, mode with its type) of a device of the host."""
     found = os.stat(source)
@@ -176,7 +194,9 @@ class Furniture:
 
     def _open(self, host):
         spec = self.spec
-        if isinstance(spec.base, str):
+        if spec.maps:
+            self.root = _mapped.opened(host, spec)
+        elif isinstance(spec.base, str):
             self.root = syscalls.open_tree(syscalls.AT_FDCWD, spec.base, syscalls.OPEN_TREE_CLONE)
         else:
             self.root = overlayfs.detached(spec.base.layers(), 0, _layers.short_links(host), _layers.stage(host))
@@ -190,10 +210,9 @@ class Furniture:
             self.nodes[name] = (source, number, kind if mode is None else stat.S_IFMT(kind) | mode)
         if "user" in spec.types:  # whose root may not make nodes: clones of the host's instead
             for name, (source, number, mode) in self.nodes.items():
-                self.sources["/dev/" + name] = fd = syscalls.open_tree(syscalls.AT_FDCWD, source, syscalls.OPEN_TREE_CLONE)
-                if os.fstat(fd).st_rdev != number:
-                    raise OSError(errno.ENODEV, "this is not the device that it should be", source)
-        self._points()
+                self.sources["/dev/" + name] = open_device(source, number)
+        with _mapped.acting(spec):
+            self._points()
 
     def _points(self):
         """Make the missing mount points that lie in the base, here, as the host's root. Those on other mounts are made inside."""
@@ -239,9 +258,7 @@ class Furniture:
                 if fd is None:
                     make_node(dev, name, number, mode)
                 else:
-                    target = trees.make_file(dev, "/" + name)
-                    attach(fd, target, 0)
-                    os.close(target)
+                    lay_device(dev, name, fd)
             for name, target in LINKS:
                 os.symlink(target, name, dir_fd=dev)
             for name in ("pts", "shm", "mqueue"):

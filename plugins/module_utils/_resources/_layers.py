@@ -218,6 +218,8 @@ def _unmake(host, path, work):
 
 
 def make(path):
+    """Missing parents are for root alone: what is stored below may be set-user-ID for whoever reaches it."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     os.makedirs(path, mode=0o755, exist_ok=True)
 
 

@@ -10,11 +10,12 @@ a mount is reached by the descriptor of its root.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .._kernel import inside, nsfs, syscalls, trees
 from .._model.root import WORDS
-from . import _furnish, _layers
+from . import _furnish, _layers, _mapped
 
 NOUN = "root"
 
@@ -67,7 +68,7 @@ def mount(host, spec, want, path):
         _remember(host, spec, "targets", want.target)
         source = _furnish.open_source(want) if want.kind == "bind" else -1
         try:
-            with _visit(host, spec) as there:
+            with _visit(host, spec) as there, _mapped.acting(spec):
                 os.fchdir(there.procfs)
                 _furnish.make_want(there.root, want, source)
         finally:
@@ -164,7 +165,9 @@ def _in_dev(host, spec, act):
         try:
             if syscalls.fs_magic(dev) != 0x01021994:
                 raise OSError(18, "this is not the tmpfs that was mounted", "/dev")
-            act(dev)
+            os.fchdir(there.procfs)
+            with _mapped.acting(spec):
+                act(dev)
         finally:
             os.close(dev)
 
@@ -175,6 +178,7 @@ def _unlink(dev, name):
     except FileNotFoundError:
         return
     try:
+        _uncover(parent, os.path.basename(name))
         os.unlink(os.path.basename(name), dir_fd=parent)
     except FileNotFoundError:
         pass
@@ -182,15 +186,38 @@ def _unlink(dev, name):
         os.close(parent)
 
 
-def node(host, spec, name, before, number, mode):
-    """A device that is missing, or another one than declared."""
-    def act(dev):
-        _unlink(dev, name)
-        _furnish.make_node(dev, name, number, mode)
+def _uncover(parent, name):
+    """Unmount the device of the host's that may lie on a file in /dev; our working directory is the host's procfs."""
+    try:
+        fd = os.open(name, syscalls.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    try:
+        syscalls.umount(_furnish.on_fd(fd), syscalls.MNT_DETACH)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # nothing is mounted there: a node
+            raise
+    finally:
+        os.close(fd)
 
+
+def node(host, spec, name, before, number, mode, source=None):
+    """A device that is missing, or another one than declared; with ``source`` a clone of the host's."""
     def apply():
         _remember(host, spec, "devices", name)
-        _in_dev(host, spec, act)
+        fd = _furnish.open_device(source, number) if source else -1
+
+        def act(dev):
+            _unlink(dev, name)
+            if source:
+                _furnish.lay_device(dev, name, fd)
+            else:
+                _furnish.make_node(dev, name, number, mode)
+        try:
+            _in_dev(host, spec, act)
+        finally:
+            if fd >= 0:
+                os.close(fd)
     return Change("make device /dev/%s %s" % (name, _of(spec)), "/dev/" + name, before,
                   "%d:%d %04o" % (os.major(number), os.minor(number), mode & 0o7777), apply,
                   lambda: _in_dev(host, spec, lambda dev: _unlink(dev, name)))

@@ -16,7 +16,7 @@ import stat
 from .._kernel import inside, nsfs, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.root import MASKED, NODES, READ_ONLY, WORDS
-from . import _furnish, _layers, _live, overlay
+from . import _furnish, _layers, _live, _mapped, overlay
 
 NOUN = "root"
 _NODES = {name: (os.makedev(*number), stat.S_IFCHR | mode) for name, number, mode in NODES}
@@ -167,9 +167,20 @@ def _compare_base(host, spec, view, claim, now):
         shown = _layers.read(host, mount)
         for key, pair in overlay.wanted(host, spec.base, shown, claim.get("layers", {}))[1].items():
             now.stale["overlay." + key] = pair
+    if spec.maps:
+        _compare_owner(spec, view, now)
     if ("ro" in mount.options) != spec.read_only and not now.stale:
         now.changes.append(_live.attributes(host, spec, "/", {"ro": not spec.read_only, "nodev": True},
                                             {"ro": spec.read_only, "nodev": True}))
+
+
+def _compare_owner(spec, view, now):
+    """The maps by which the base is shown: who owns its top directory here, beside who owns it where it is stored."""
+    layers = None if isinstance(spec.base, str) else spec.base.layers()
+    declared = _mapped.owner(spec, spec.base if layers is None else layers.upper or layers.lower[0])
+    found = (view.root.st_uid, view.root.st_gid)
+    if declared is not None and declared != found and not now.stale:
+        now.stale["ids"] = ("owned by %d:%d" % found, "owned by %d:%d" % declared)
 
 
 def _shown(mount):
@@ -231,19 +242,23 @@ def _wrong_flags(host, want, mount):
 
 
 def _compare_devices(host, spec, view, claim, now):
-    declared = dict(_NODES)
+    declared, sources = dict(_NODES), {}
+    if "user" in spec.types:
+        sources.update((name, "/dev/" + name) for name in _NODES)
     for name, source, mode in spec.devices:
         try:
             number, kind = _furnish.device(source)
         except OSError:
             continue  # _check_sources says so
         declared[name] = (number, kind if mode is None else stat.S_IFMT(kind) | mode)
+        if "user" in spec.types:
+            sources[name] = source
     for name, (number, mode) in declared.items():
         found = view.nodes.get(name)
         if found is None or found.st_rdev != number or stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode):
-            now.changes.append(_live.node(host, spec, name, None if found is None else "there", number, mode))
-        elif name not in _NODES and found.st_mode != mode:
-            now.changes.append(_live.node(host, spec, name, "%o" % found.st_mode, number, mode))
+            now.changes.append(_live.node(host, spec, name, None if found is None else "there", number, mode, sources.get(name)))
+        elif name not in _NODES and found.st_mode != mode and "user" not in spec.types:  # there it is the host's own
+            now.changes.append(_live.node(host, spec, name, "%o" % found.st_mode, number, mode, sources.get(name)))
     for name in claim.get("devices", ()):
         if name not in declared:
             now.changes.append(_live.no_node(host, spec, name))
@@ -264,8 +279,8 @@ def prepare(host, spec, plan):
         else:
             _layers.check(host, "as root of %s" % spec.name, spec.base.layers(), own=spec.name)
             _layers.plan_directories(host, spec.base.layers(), plan)
-        if "user" in spec.types:
-            plan.warn("The root of %s keeps the owners of its layers: ids that its user namespace does not map are nobody inside." % spec.name)
+        if spec.maps:
+            _mapped.check(host, spec)
     _check_sources(host, spec)
 
 
@@ -278,6 +293,9 @@ def _check_sources(host, spec):
             _furnish.device(source)
         except OSError as exc:
             _refuse(host, spec, "the device %s cannot be used: %s" % (source, exc.strerror), "Name a device of the host")
+        if mode is not None and "user" in spec.types:
+            raise BulkheadError("Cannot prepare the root of %s: in a user namespace the device /dev/%s is the host's own, with its mode. "
+                                "Leave its mode out." % (spec.name, name))
     for path in spec.masked_paths + spec.read_only_paths:
         if path == "/":
             _refuse(host, spec, "/ itself cannot be masked or read-only this way", "Use read_only of the overlay")
