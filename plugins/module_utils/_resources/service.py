@@ -33,14 +33,15 @@ class Found:
         self.status = supervisor.status(host, name) if self.files is not None else None
         self.options = _loads((self.files or {}).get("options.json"))
         self.spec = _loads((self.files or {}).get("spec.json"))
-        self.pid = self.status["pid"] if self.running else None
-        self.main_pid = supervisor.main_pid(host, self.pid) if self.pid else None
+        self.pid = self.status["pid"] if self.status else None
+        self.main_pid = supervisor.main_pid(host, name, self.status) if self.pid and self.status["state"] == "started" else None
         text = supervisor.started(host, name) if self.running else None
         self.started = _loads(text) if text else None
 
     @property
     def running(self):
-        return self.status is not None and self.status["state"] == "started"
+        """Does its command run? One that is on its way in does not yet: starting it means to wait for it."""
+        return self.main_pid is not None
 
     @property
     def effective(self):
@@ -297,8 +298,8 @@ def show(host, name, healthy=None):
     shown = {key: value for key, value in now.effective.items() if key not in ROOT_OPTIONS or value}
     shown["environment"] = sorted(shown["environment"])
     shown["umask"] = "%04o" % shown["umask"]
-    shown.update(name=name, state="started" if now.running else "stopped", pid=now.main_pid, supervised_pid=now.pid,
-                 since=now.status["since"] if now.running else None, log_file=None, healthy=healthy,
+    shown.update(name=name, state="started" if now.running else "stopped", pid=now.main_pid, supervised_pid=now.pid if now.running else None,
+                 since=int(now.status["since"]) if now.running else None, log_file=None, healthy=healthy,
                  restart_required=now.stale(host, now.spec) if now.running else [])
     if shown["log"]["enabled"]:
         shown["log_file"] = pick(host).log_directory(host, name) + "/current"

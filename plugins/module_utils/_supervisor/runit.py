@@ -25,6 +25,7 @@ FILES = ("run", "finish", "check", "control/t", "log/run", "spec.json", "health.
 KILL_WAIT = 10.0  # seconds that a killed service may take to be gone
 _DOWN, _RUN, _FINISH = 0, 1, 2
 _TAI = 4611686018427387914  # second 0 of Unix time as runsv counts
+_TICK = 0.01  # seconds by which the time of a file may be behind
 
 # Kills what the last start left behind: its session, or where it had a cgroup of its own all of that.
 _SWEEP = """\
@@ -206,18 +207,29 @@ def status(host, name):
     pid = int.from_bytes(data[12:16], "little")
     state = data[19]
     return {"state": "started" if state == _RUN and pid else "finishing" if state == _FINISH else "stopped", "pid": pid or None,
-            "want": "started" if data[17:18] == b"u" else "stopped", "since": int.from_bytes(data[0:8], "big") - _TAI}
+            "want": "started" if data[17:18] == b"u" else "stopped",
+            "since": int.from_bytes(data[0:8], "big") - _TAI + int.from_bytes(data[8:12], "big") / 1e9}
 
 
-def main_pid(host, pid):
-    """The process of the command itself: the child of tini where there is one, else the process that runsv holds."""
+def main_pid(host, name, now):
+    """The process of the command itself: the child of tini where there is one, else the process that runsv holds.
+
+    None as long as it is on its way in: the entry links started.json (which sets its time of change) before it joins anything.
+    """
+    pid = now["pid"]
+    try:
+        entered = os.stat(directory(host, name) + "/started.json").st_ctime
+    except OSError:
+        return None
+    if entered + _TICK < now["since"]:
+        return None  # that was an earlier start
     if pid and os.path.basename(_exe(host, pid)) == "tini":
         try:
             children = _text("%s/%d/task/%d/children" % (host.proc, pid, pid)) or ""
         except ProcessLookupError:
             children = ""
-        return int(children.split()[0]) if children.split() else None
-    return pid
+        pid = int(children.split()[0]) if children.split() else None
+    return pid if pid and _exe(host, pid) not in ("", host.state + "/bin/python3") else None
 
 
 def start(host, name, wait=10.0):
@@ -237,9 +249,7 @@ def start(host, name, wait=10.0):
         now = status(host, name) or {"state": "stopped", "pid": None}
         if now["state"] == "started":
             first = first or now["pid"]
-            main = main_pid(host, now["pid"])
-            if now["pid"] == first and main and os.path.exists(home + "/started.json") and _exe(host, main) not in (
-                    "", host.state + "/bin/python3"):
+            if now["pid"] == first and main_pid(host, name, now):
                 time.sleep(0.05)  # many a wrong configuration shows in the first moments
                 if (status(host, name) or {}).get("pid") == first:
                     return
@@ -287,8 +297,8 @@ def remove(host, name, timeout=10.0, keep_log=True):
         stop(host, name, timeout)
         os.rename(home, gone)
         _remove_gone(gone)
-    if not keep_log:
-        shutil.rmtree(log_directory(host, name), ignore_errors=True)
+    if not keep_log and os.path.isdir(log_directory(host, name)):
+        shutil.rmtree(log_directory(host, name))
 
 
 def _remove_gone(gone):
