@@ -516,9 +516,10 @@ def test_through_ansible(place, tmp_path):
     tasks.append({"ansible.builtin.copy": {"content": content, "dest": answers, "mode": "0600"}})
     with open(tmp_path / "play.yml", "w", encoding="utf-8") as stream:
         json.dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}], stream)
+    command = shutil.which("ansible-playbook", path=os.path.dirname(sys.executable) + ":" + os.environ["PATH"])
     collections = drive.ROOT.rpartition("/ansible_collections/")[0] or drive.ROOT + "/build"
     run = subprocess.run(
-        [shutil.which("ansible-playbook"), "--inventory", "localhost,", "--connection", "local", str(tmp_path / "play.yml")],
+        [command, "--inventory", "localhost,", "--connection", "local", str(tmp_path / "play.yml")],
         capture_output=True, text=True, check=False,
         env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_HOME=str(tmp_path / "home"), ANSIBLE_REMOTE_TMP=str(tmp_path / "tmp"),
                  ANSIBLE_PYTHON_INTERPRETER=sys.executable, LC_ALL="C.UTF-8"))
