@@ -96,13 +96,15 @@ def shutdown(host):
 
 
 def _is_ours(host, pid):
+    """By its words, and by what they name where it lives: a process in a sandbox, or in a host within this host, can have the same."""
+    place = host.state + "/service"
     try:
         with open("%s/%s/cmdline" % (host.proc, pid), "rb") as stream:
             words = stream.read().split(b"\0")
+        return (len(words) > 2 and words[0].split(b"/")[-1] == b"runsvdir" and words[1] == b"-P" and words[2] == os.fsencode(place)
+                and os.path.samestat(os.stat("%s/%s/root%s" % (host.proc, pid, place)), os.stat(place)))
     except OSError:
         return False
-    return (len(words) > 2 and words[0].split(b"/")[-1] == b"runsvdir" and words[1] == b"-P"
-            and words[2] == os.fsencode(host.state + "/service"))
 
 
 def _detached(words):
