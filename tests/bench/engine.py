@@ -9,11 +9,8 @@ With a fourth argument, a profile (cProfile, by own time) goes to that file.
 
 from __future__ import annotations
 
-import cProfile
 import json
 import os
-import pstats
-import subprocess
 import sys
 import time
 
@@ -37,6 +34,8 @@ def declare(count, lower):
 
 
 def command(argv, data=None, env=None):
+    import subprocess  # only where a command is run: what it brings along is taken care of in every forked child
+
     ended = subprocess.run(argv, input=data, env=dict(os.environ, **(env or {})), capture_output=True, check=False)
     return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
@@ -53,19 +52,26 @@ def keepers():
     return found
 
 
+def profiled(file, host, options):
+    import cProfile
+    import pstats
+
+    profiler = cProfile.Profile()
+    outcome = profiler.runcall(converge, host, sandbox, options)
+    with open(file, "w", encoding="utf-8") as stream:
+        for order, count in (("tottime", 45), ("cumtime", 60)):
+            pstats.Stats(profiler, stream=stream).sort_stats(order).print_stats(count)
+    return outcome
+
+
 def main(what, count, lower, profile=None):
     count, host = int(count), Host(command)
     options = declare(count, lower)
     if what == "remove":
         options = {"sandboxes": [{"name": entry["name"], "state": "absent"} for entry in options["sandboxes"]]}
-    profiler = cProfile.Profile() if profile else None
     begin = time.perf_counter()
-    outcome = (profiler.runcall if profiler else lambda call, *words: call(*words))(converge, host, sandbox, options)
+    outcome = profiled(profile, host, options) if profile else converge(host, sandbox, options)
     spent = time.perf_counter() - begin
-    if profiler:
-        with open(profile, "w", encoding="utf-8") as stream:
-            pstats.Stats(profiler, stream=stream).sort_stats("tottime").print_stats(45)
-            pstats.Stats(profiler, stream=stream).sort_stats("cumtime").print_stats(60)
     if outcome.errors:
         raise SystemExit(outcome.errors[0].error.message)
     wanted = count if what == "make" else 0

@@ -25,7 +25,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
@@ -35,7 +34,9 @@ MNT_DETACH = 2
 QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
 SYS_pivot_root = {"x86_64": 155}.get(os.uname().machine, 41)
 SYS_execveat = {"x86_64": 322}.get(os.uname().machine, 281)
-SYS_move_mount, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_pidfd_open = 429, 430, 431, 432, 434
+SYS_open_tree, SYS_move_mount, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_pidfd_open = 428, 429, 430, 431, 432, 434
+SYS_openat2, SYS_mount_setattr = 437, 442
+AT_EMPTY_PATH, EMPTY_PATHS = 0x1000, 0x44  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 PR_SET_PDEATHSIG = 1
 NS_GET_MNTNS_ID = 0x8008B705
 
@@ -65,6 +66,7 @@ LIMITS = {  # four limits, in the files of cgroup v1 and of cgroup2
 }
 LIMITS2 = (("memory.max", "268435456"), ("pids.max", "128"), ("cpu.max", "50000 100000"), ("io.max", "%s rbps=20971520"))
 
+HOW = (ctypes.c_uint64 * 3)(0x200000 | os.O_CLOEXEC, 0, 0x12)  # O_PATH; RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 libc.syscall.restype = ctypes.c_long
@@ -102,7 +104,8 @@ def read(path):
 def operations(count):
     check(libc.unshare(CLONE_NEWNS))
     mount(None, "/", None, MS_REC | MS_PRIVATE)
-    base = tempfile.mkdtemp()
+    base = "/tmp/floor.%d" % os.getpid()
+    os.mkdir(base, 0o700)
     mount("tmpfs", base, "tmpfs", 0)
     for name in ("ns", "o", "lower"):
         os.mkdir(base + "/" + name)
@@ -146,6 +149,8 @@ def operations(count):
             if entry.is_dir():
                 os.rmdir(entry.path)
         os.rmdir(group)
+        check(libc.umount2(base.encode(), MNT_DETACH))
+        os.rmdir(base)
     return cost
 
 
@@ -249,6 +254,18 @@ def ground():
     pin(child, "mnt", BASE + "/mntns/template")
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def resolve(root, path):
+    """A descriptor of a place inside the root, however hostile it is."""
+    return syscall(SYS_openat2, root, path.encode(), ctypes.byref(HOW), 24)
+
+
+def attach(source, target, attributes):
+    """A detached mount, made private and with these attributes, on an open place, which is closed."""
+    syscall(SYS_mount_setattr, source, b"", AT_EMPTY_PATH, ctypes.byref((ctypes.c_uint64 * 4)(attributes, 0, MS_PRIVATE, 0)), 32)
+    syscall(SYS_move_mount, source, b"", target, b"", EMPTY_PATHS)
+    os.close(target)
 
 
 def prepare(parent, path, controller):
@@ -356,26 +373,35 @@ class Maker:
             fcntl.ioctl(control, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
         check(libc.setns(self.template, CLONE_NEWNS))
         own_mounts(self.least)
-        syscall(SYS_move_mount, root, b"", -100, b"/root", 4)  # AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH
-        os.chdir("/root")
+        os.umask(0)
+        os.chdir("/proc")
+        attach(root, os.open("/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), 0)
         for target, fstype, flags, data in FILE_SYSTEMS:
-            if target in ("dev/pts", "dev/mqueue", "dev/shm"):
-                os.mkdir(target)
-            mount(fstype, target, fstype, flags, data)
+            fd = resolve(root, target)
+            mount(fstype, "self/fd/%d" % fd, fstype, flags, data)
+            os.close(fd)
             if target == "dev":
+                dev = resolve(root, target)
                 for node, major, minor in NODES:
-                    os.mknod("dev/" + node, 0o020666, os.makedev(major, minor))
-                    os.chmod("dev/" + node, 0o666)
+                    os.mknod(node, 0o020666, os.makedev(major, minor), dir_fd=dev)
                 for link, where in LINKS:
-                    os.symlink(where, "dev/" + link)
+                    os.symlink(where, link, dir_fd=dev)
+                for name in ("pts", "mqueue", "shm"):
+                    os.mkdir(name, 0o755, dir_fd=dev)
+                os.close(dev)
         for target in self.read_only:
-            mount(target, target, None, MS_BIND)
-            mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+            fd = resolve(root, target)
+            attach(syscall(SYS_open_tree, fd, b"", 1 | AT_EMPTY_PATH | os.O_CLOEXEC), fd, 1)  # OPEN_TREE_CLONE; read-only
         for target, directory in self.masks:
+            fd = resolve(root, target)
             if directory:
-                mount("tmpfs", target, "tmpfs", QUIET | MS_RDONLY, "size=4k,mode=755")
+                mount("tmpfs", "self/fd/%d" % fd, "tmpfs", QUIET | MS_RDONLY, "size=4k,mode=755")
+                os.close(fd)
             else:
-                mount("dev/null", target, None, MS_BIND)
+                null = resolve(root, "dev/null")
+                attach(syscall(SYS_open_tree, null, b"", 1 | AT_EMPTY_PATH | os.O_CLOEXEC), fd, 0)
+                os.close(null)
+        os.fchdir(root)
         syscall(SYS_pivot_root, b".", b".")
         check(libc.umount2(b".", MNT_DETACH))
         os.chdir("/")
