@@ -99,6 +99,8 @@ class SandboxSpec:
         base = self.overlay
         if options.get("root") is not None:
             base = values.absolute(options["root"], path + ".root", problems)
+        if not prepared and base is not None and self.namespaces is not None and "user" in (self.namespaces.types or ()):
+            problems.add(path + ".namespaces.types", "user needs mnt, too: only there a root has the ids of its user namespace")
         extra = {key: options[key] for key in ROOT_KEYS if options.get(key) is not None}
         if prepared and (base is not None):
             self.root = RootSpec.from_options(extra, path, problems, name=self.key, base=base, types=self.namespaces.types,

@@ -144,6 +144,20 @@ def overlays(host):
     return host.cached("overlays", scan)
 
 
+def drop_links(host):
+    """Remove short names that no overlay shows any more."""
+    links = short_links(host)
+    if not os.path.isdir(links):
+        return
+    host.forget()
+    text = [mount.super_options for who, mount, layers in overlays(host)]
+    for name in os.listdir(links):
+        if not any(name in options for options in text):
+            os.unlink("%s/%s" % (links, name))
+    remove_if_empty(links)
+    host.forget()
+
+
 def _list(path):
     try:
         return os.listdir(path)

@@ -26,7 +26,7 @@ def acting(spec):
     """A context in which we make files as the root inside; without a user namespace, as ourselves."""
     if not spec.maps:
         return contextlib.nullcontext()
-    return idmap.Acting(*[idmap.mapped(0, lines) if idmap.mapped(0, lines) is not None else lines[0][1] for lines in spec.maps])
+    return idmap.Acting(*[idmap.mapped(0, lines) for lines in spec.maps])
 
 
 def owner(spec, path):
@@ -42,6 +42,9 @@ def owner(spec, path):
 def check(host, spec):
     """Refuse, before anything is touched, what this kernel cannot show with other ids. Looked at by a clone that is mounted nowhere."""
     layers = None if isinstance(spec.base, str) else spec.base.layers()
+    for key, lines in zip(("uid_map", "gid_map"), spec.maps):
+        if idmap.mapped(0, lines) is None:
+            raise _refusal(spec, "its %s has nothing for the id 0 inside, which owns the files of a root" % key, "Add such a line")
     if layers is not None and overlayfs.release() < _SINCE:
         raise _refusal(spec, "this kernel has no overlay over idmapped layers (Linux 5.19)")
     wanted = [spec.base] if layers is None else layers.lower + layers.data

@@ -188,13 +188,13 @@ class Build:
         else:
             self._unmount(len(self.found.stack))
             self._attach(self.layers, self.flags)
-        self._drop_links(self.found.layers)
+        _layers.drop_links(self.host)
 
     def unmount_old(self):
         self._unmount(len(self.found.stack))
         self.host.claims.drop(NOUN, self.spec.key)
         if self.found.layers is not None:
-            self._drop_links(self.found.layers)
+            _layers.drop_links(self.host)
 
     def mount_old(self):
         if self.found.layers is not None:
@@ -209,20 +209,6 @@ class Build:
                 except OSError as exc:
                     if exc.errno != errno.EINVAL:  # somebody else was faster
                         raise
-
-    def _drop_links(self, layers):
-        """Remove short names that no overlay shows any more."""
-        links = _layers.short_links(self.host)
-        if not os.path.isdir(links):
-            return
-        self.host.forget()
-        text = [mount.super_options for who, mount, dummy in _layers.overlays(self.host)]
-        for name in os.listdir(links):
-            if not any(name in options for options in text):
-                os.unlink("%s/%s" % (links, name))
-        if not os.listdir(links):
-            os.rmdir(links)
-        self.host.forget()
 
 
 def _identity(host, fd):

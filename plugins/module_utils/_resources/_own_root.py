@@ -37,6 +37,13 @@ def name_of(name):
     return name
 
 
+def left(host, name):
+    """As KEY, where a run was killed after the set was made and before that was written with the service; else None."""
+    name = name.replace("/", ".") + ".root"
+    ours = host.claims.read(root.NOUN, name) is not None or host.claims.read(namespace.NOUN, name) is not None
+    return {"name": name} if ours and host.records.options(namespace.NOUN, name) is None else None
+
+
 def prepared(host, name):
     """Is the root of this set one that a sandbox prepared?"""
     return host.claims.read(root.NOUN, name) is not None
@@ -55,7 +62,8 @@ def plan_it(host, spec, options, types, now, plan, stop):
     pins = namespace.found(host, options["namespace"]).pins if types else {}
     written = {"name": name, "captured": {kind: list(pins[kind].identity) for kind in _CAPTURED if kind in types}}
     wanted = RootSpec.from_options({key: options[key] for key in ROOT_OPTIONS if options[key]}, "", Problems(), name=name,
-                                   base=options["root"], types=tuple(types) + ("mnt",))
+                                   base=options["root"], types=tuple(types) + ("mnt",),
+                                   maps=namespace.maps(host, options["namespace"]) if "user" in types else None)
     part, mounts, spaces = Plan(), Plan(), Plan()
     root.prepare(host, wanted, part)
     stale = root.plan(host, wanted, mounts, fresh=not namespace.found(host, name).pins["mnt"].alive)
@@ -107,6 +115,7 @@ class _Within:
                 if kind in paths and kind not in ("user", "mnt"):
                     self.fds[kind] = os.open(paths[kind], os.O_RDONLY | os.O_CLOEXEC)
             self.furnish, self.end = root.furnish(host, wanted)
+            self.acting = root.acting(wanted)  # the mount namespace is the host's, so what is made there would be its root's
         except BaseException:
             self._close()
             raise
@@ -141,7 +150,8 @@ class _Within:
         """No exception may leave: the frames above belong to the parent."""
         try:
             sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            self.furnish()
+            with self.acting:
+                self.furnish()
             answer = "done"
         except BulkheadError as exc:
             answer = json.dumps({"message": exc.message})

@@ -318,6 +318,15 @@ def show(host, name):
     return shown
 
 
+def maps(host, name):
+    """(uid_map, gid_map) of a set's living user namespace, else None."""
+    now = found(host, name)
+    if not now.pins["user"].alive:
+        return None
+    shown = _inside.maps(host, now)
+    return shown["uid_map"], shown["gid_map"]
+
+
 def names(host):
     """All sets: of pins of ours, of what `ip netns` shows, and of claims."""
     known = set(host.claims.names(NOUN))

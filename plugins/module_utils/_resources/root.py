@@ -19,6 +19,7 @@ from .._model.root import MASKED, NODES, READ_ONLY, WORDS
 from . import _furnish, _layers, _live, _mapped, overlay
 
 NOUN = "root"
+acting = _mapped.acting  # as the root inside, for who furnishes from the host's user namespace
 _NODES = {name: (os.makedev(*number), stat.S_IFCHR | mode) for name, number, mode in NODES}
 
 
@@ -178,9 +179,9 @@ def _compare_owner(spec, view, now):
     """The maps by which the base is shown: who owns its top directory here, beside who owns it where it is stored."""
     layers = None if isinstance(spec.base, str) else spec.base.layers()
     declared = _mapped.owner(spec, spec.base if layers is None else layers.upper or layers.lower[0])
-    found = (view.root.st_uid, view.root.st_gid)
-    if declared is not None and declared != found and not now.stale:
-        now.stale["ids"] = ("owned by %d:%d" % found, "owned by %d:%d" % declared)
+    for key, before, after in zip(("uid_map", "gid_map"), (view.root.st_uid, view.root.st_gid), declared or ()):
+        if before != after:
+            now.stale[key] = ("/ owned by %d" % before, "/ owned by %d" % after)
 
 
 def _shown(mount):
@@ -342,7 +343,12 @@ def furnish(host, spec):
 def plan_removal(host, name, plan):
     """Forget what was noted about a root that is gone with its namespace."""
     if host.claims.read(NOUN, name) is not None:
-        plan.add("forget the root of %s" % name, lambda: host.claims.drop(NOUN, name))
+        plan.add("forget the root of %s" % name, lambda: _forget(host, name))
+
+
+def _forget(host, name):
+    host.claims.drop(NOUN, name)
+    _layers.drop_links(host)
 
 
 def show(host, name):
