@@ -293,7 +293,7 @@ def test_a_killed_part_comes_back(converge, victim):
 def test_failed_start_is_undone(refuse):
     before = len(os.listdir("/run"))
     line = refuse("service", name="a", root="/", command=["nothing-of-this-name"])
-    assert line.startswith("Cannot start a: it ended with status 127: Cannot enter a: cannot run nothing-of-this-name")
+    assert line.startswith("Cannot start a: cannot run nothing-of-this-name: not found. Undone: ")
     assert "Undone: create service a." in line
     assert show() is None and before <= len(os.listdir("/run"))
 
@@ -386,6 +386,8 @@ def test_seccomp_lists(converge, refuse):
 
 @pytest.mark.parametrize(("options", "word"), [
     (dict(root="/"), "no command"), (dict(command=SLEEP), "no root"), (dict(root="/", command=SLEEP, namespace="none"), "no namespaces none"),
+    (dict(root="/", command=SLEEP, user="no-one-here"), "no user no-one-here"), (dict(root="/", command=SLEEP, user="4242"), "its group must be given"),
+    (dict(root="/", command=SLEEP, group="none-here"), "no group none-here"), (dict(root="/", command=SLEEP, groups=["none-here"]), "no group none-here"),
     (dict(root="/none", command=SLEEP), "is no directory"), (dict(root="/etc/passwd", command=SLEEP), "is no directory"),
     (dict(root="/", command=SLEEP, cgroup="none"), "no cgroup none"), (dict(command=SLEEP, bind=jail.BINDS), "no root"),
     (dict(root="/", command=SLEEP, ambient_capabilities=["sys_time"]), "sys_time")])

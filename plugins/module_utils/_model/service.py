@@ -43,11 +43,12 @@ class ServiceSpec:
     ``whole``: a declaration is the whole (the composite), so what is not named is the default; else it is what was declared before.
     ``types``: the namespace types of a set that an earlier step of the same run makes, {kind: None}; None: ask the host.
     ``promised``: of "namespace", "cgroup", "root", what an earlier step makes. ``prepared``: the mount namespace has the root.
-    ``renew``: an earlier step stops it, and it is to run again.
+    ``renew``: an earlier step stops it, and it is to run again. ``layers``, ``covered``: of a sandbox, the directories of its root,
+    top first, and what is mounted over them.
     """
 
     __slots__ = ("name", "declared", "raw", "state", "on_change", "on_mismatch", "force", "whole", "types", "promised", "prepared",
-                 "renew", "sandbox")
+                 "renew", "sandbox", "layers", "covered")
 
     @property
     def key(self):
@@ -73,7 +74,7 @@ class ServiceSpec:
         spec.on_mismatch = given("on_mismatch", values.choice, ("fail", "recreate")) or "fail"
         spec.force = given("force", values.boolean) or False
         spec.whole, spec.types, spec.promised, spec.prepared = sandbox is not None, None, frozenset(), False
-        spec.renew = False
+        spec.renew, spec.layers, spec.covered = False, [], []
         spec.raw = {key: options[key] for key in DEFAULTS if options.get(key) is not None}
         spec.declared = {}
         for key, (parse, more) in PARSERS.items():
@@ -98,8 +99,14 @@ class ServiceSpec:
         self.prepared = "mnt" in self.types
         self.declared["namespace"] = sandbox.key if self.types else None
         self.declared["cgroup"] = sandbox.cgroup.name if sandbox.cgroup is not None else None
+        overlay = sandbox.overlay
+        if overlay is not None:
+            self.layers = [path for path in [overlay.upper] + list(overlay.lower or ()) if path]
+        elif isinstance(sandbox.options.get("root"), str):
+            self.layers = [sandbox.options["root"]]
+        self.covered = [want["target"] for key in ("bind", "tmpfs") for want in
+                        (sandbox.options[key] if isinstance(sandbox.options.get(key), list) else ()) if isinstance(want, dict) and isinstance(want.get("target"), str)]
         if not self.prepared:
-            overlay = sandbox.overlay
             self.declared["root"] = overlay.path if overlay is not None else sandbox.options.get("root")
 
     def effective(self, base):

@@ -14,7 +14,7 @@ from .._kernel import nsfs
 from .._model.errors import BulkheadError, Problems
 from .._model.service import DEFAULTS, ROOT_OPTIONS, ServiceSpec
 from .._supervisor import entry, pick
-from . import _own_root, _unit, namespace
+from . import _identity, _own_root, _unit, namespace
 
 NOUN = "service"
 
@@ -83,6 +83,9 @@ def plan(host, spec, plan):
             if not host.check:
                 raise
             plan.warn("%s (An earlier task is expected to do so.)" % exc.message)
+    if not now.running or any(options[key] != now.effective[key] for key in ("user", "group", "groups")):
+        _identity.check(spec.name, options, spec.layers or _layers(options, types), spec.covered or [
+            want.get("target", "") for key in ("bind", "tmpfs") for want in options[key]])
     pins, entered = {kind: nsfs.pin_path(host, options["namespace"], kind) for kind in types}, options
     if own:
         own, renew = _own_root.plan_it(host, spec, options, types, now, plan, lambda plan: plan_stop(host, spec.name, plan))
@@ -189,11 +192,13 @@ def plan_stop(host, name, plan):
 def plan_removal(host, name, plan, force=False):
     """Stop it and remove it with its log, and with the mount namespace that it has of its own."""
     now = found(host, name)
+    own = now.options.get(_own_root.KEY) or _own_root.left(host, name)
     if now.files is None:
         if pick(host).remains(host, name):
             plan.add("remove what is left of service %s" % name, lambda: pick(host).remove(host, name, 1.0, keep_log=False))
+        if own:
+            _own_root.plan_removal(host, own["name"], plan, force)
         return
-    own = now.options.get(_own_root.KEY)
     plan.differ("state", "started" if now.running else "stopped", "absent")
     plan.add("remove service %s" % name,
              lambda: pick(host).remove(host, name, now.effective["stop_timeout"] / 1e6, keep_log=False))
@@ -227,6 +232,11 @@ def _types(host, spec, options, now, plan):
     return types, False
 
 
+def _layers(options, types):
+    """The directories of its root that can be read on the host."""
+    return [options["root"]] if options["root"] and "mnt" not in types else []
+
+
 def _refuse(host, spec, options, types, own, plan):
     name = spec.name
     if options["command"] is None:
@@ -235,7 +245,7 @@ def _refuse(host, spec, options, types, own, plan):
     if outside:
         raise BulkheadError("Cannot set up service %s: ambient_capabilities has %s, which capabilities does not keep. Name it there too." % (
             name, ", ".join(outside)))
-    if options["root"] is None and "mnt" not in types and not own and not host.check and "root" not in spec.promised:
+    if options["root"] is None and "mnt" not in types and not own and "root" not in spec.promised and (options["namespace"] is None or types):
         raise BulkheadError("Cannot set up service %s: it has no root. Give root, or a namespace of type mnt." % name)
     if options["root"] is not None and "mnt" not in types and "root" not in spec.promised and not os.path.isdir(options["root"]):
         if not host.check:
@@ -245,9 +255,11 @@ def _refuse(host, spec, options, types, own, plan):
     if shared and not own:
         raise BulkheadError("Cannot set up service %s: %s belongs to the root of namespaces %s, which all its services share. "
                             "Declare it with the sandbox." % (name, shared[0], options["namespace"]))
-    if options["cgroup"] and "cgroup" not in spec.promised and ("cgroup", options["cgroup"]) not in host.promised and not host.check:
-        if not host.cgroups().exists(options["cgroup"]):
-            raise BulkheadError("Cannot set up service %s: there is no cgroup %s. Make it first, with the module cgroup." % (name, options["cgroup"]))
+    group = options["cgroup"]
+    if group and "cgroup" not in spec.promised and ("cgroup", group) not in host.promised and not host.cgroups().exists(group):
+        if not host.check:
+            raise BulkheadError("Cannot set up service %s: there is no cgroup %s. Make it first, with the module cgroup." % (name, group))
+        plan.warn("The cgroup %s does not exist yet. Make it before the service %s." % (group, name))
 
 
 # -- health

@@ -254,7 +254,7 @@ def start(host, name, wait=10.0):
                 if (status(host, name) or {}).get("pid") == first:
                     return
         if os.path.exists(home + "/ended"):
-            raise BulkheadError("Cannot start %s: it ended %s." % (name, _ending(host, name)))
+            raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name)))
         time.sleep(0.01)
     raise BulkheadError("Cannot start %s: its command did not run within %d s. See %s/current." % (name, wait, log_directory(host, name)))
 
@@ -278,12 +278,18 @@ def stop(host, name, timeout=10.0):
 
 def forget(host, name):
     """Have runsv end, which takes notice of a log service only when it starts. The service must be stopped."""
-    home, deadline = directory(host, name), time.monotonic() + KILL_WAIT
+    home = directory(host, name)
+    _end_watch(home)
+    if not os.path.exists(home + "/log/run"):
+        shutil.rmtree(home + "/log", ignore_errors=True)
+
+
+def _end_watch(home):
+    """Have the runsv of a stopped service end, and with it svlogd."""
+    deadline = time.monotonic() + KILL_WAIT
     while _watched(home) and time.monotonic() < deadline:
         _control(home, b"x")
         time.sleep(0.01)
-    if not os.path.exists(home + "/log/run"):
-        shutil.rmtree(home + "/log", ignore_errors=True)
 
 
 def remove(host, name, timeout=10.0, keep_log=True):
@@ -291,22 +297,21 @@ def remove(host, name, timeout=10.0, keep_log=True):
     home = directory(host, name)
     temporary, gone = _halves(host, home)
     shutil.rmtree(temporary, ignore_errors=True)
-    if os.path.isdir(gone):  # what a killed run left
-        _remove_gone(gone)
     if os.path.isdir(home):
         stop(host, name, timeout)
+        if os.path.isdir(gone):  # what a killed run left
+            _remove_gone(gone)
         os.rename(home, gone)
-        _remove_gone(gone)
+    _end_watch(gone)
     if not keep_log and os.path.isdir(log_directory(host, name)):
         shutil.rmtree(log_directory(host, name))
+    if os.path.isdir(gone):  # last: as long as it is there, it is known that there is something left
+        _remove_gone(gone)
 
 
 def _remove_gone(gone):
-    """Have its runsv end, and take a directory away that runsvdir does not see any more."""
-    deadline = time.monotonic() + KILL_WAIT
-    while _watched(gone) and time.monotonic() < deadline:
-        _control(gone, b"x")
-        time.sleep(0.01)
+    """Take a directory away that runsvdir does not see any more."""
+    _end_watch(gone)
     for dummy in range(100):  # svlogd and runsv may still write their last status
         shutil.rmtree(gone, ignore_errors=True)
         if not os.path.isdir(gone):
@@ -324,8 +329,12 @@ def last_words(host, name):
 def _ending(host, name):
     code, dummy, number = (_text(directory(host, name) + "/ended") or "").strip().partition(" ")
     words = last_words(host, name)
-    text = "by signal %s" % number if code == "-1" else "with status %s" % (code or "unknown")
-    return text + (": " + "".join(char if char.isprintable() else "?" for char in words).rstrip(".") if words else "")
+    words = "".join(char if char.isprintable() else "?" for char in words).rstrip(".")
+    own = "Cannot enter %s: " % name
+    if words.startswith(own):  # the entry's, not the command's
+        return words[len(own):]
+    text = "it ended by signal %s" % number if code == "-1" else "it ended with status %s" % (code or "unknown")
+    return text + (": " + words if words else "")
 
 
 def _await_down(host, name, seconds):
