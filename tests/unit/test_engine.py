@@ -90,7 +90,8 @@ def test_one_of_a_list_that_fails_does_not_keep_the_others_from_being_made(host,
     outcome = engine.converge(host, files, {"files": {"a": "x", "b": "broken", "c": "refused", "d": "y"}})
     assert sorted(entry for entry in os.listdir(files.root) if not entry.startswith(".")) == ["a", "d"]
     assert [plan.key for plan in outcome.errors] == ["b", "c"]
-    assert outcome.difference()[1] == {"a": {"text": "x"}, "b": {"text": "broken"}, "d": {"text": "y"}}
+    assert outcome.difference()[1] == {"a": {"text": "x"}, "d": {"text": "y"}}
+    assert outcome.joined("actions") == ["prepare a", "write a", "prepare d", "write d"]
     assert host.records.names("file") == ["a", "d"]
 
 

@@ -102,9 +102,9 @@ def test_policy_reaches_the_parts():
     assert parse(WEB)[0][0].namespaces.on_mismatch == "fail"
 
 
-def test_absent_needs_no_parts_and_takes_no_defaults():
-    specs, errors = parse({"name": "web", "state": "absent"}, defaults={"cgroup": {"pids_max": 5}, "overlay": {"lower": ["/base"]}})
-    assert not errors and specs[0].state == "absent" and specs[0].cgroup is None and specs[0].options == {"name": "web"}
+def test_absent_needs_no_parts():
+    specs, errors = parse({"name": "web", "state": "absent"})
+    assert not errors and specs[0].state == "absent" and specs[0].options == {"name": "web"}
     gone = model.SandboxSpec.absent("old", specs.policy)
     assert (gone.key, gone.state, gone.purged) == ("old", "absent", True)
 
@@ -215,3 +215,17 @@ def test_the_list_is_a_list(value):
 @pytest.mark.parametrize("value", ["text", 5, [], None])
 def test_an_entry_is_a_dictionary(value):
     assert parse(value)[1][0].startswith("sandboxes[0]")
+
+
+def test_an_error_in_the_defaults_is_told_once_where_it_was_written():
+    problems = Problems()
+    model.parse({"defaults": {"cgroup": {"memory_max": "12Q"}, "namespaces": {"types": ["uts"]}},
+                   "sandboxes": [{"name": "a"}, {"name": "b", "cgroup": {"pids_max": -1}}, {"name": "c", "cgroup": {"memory_max": "13Q"}}]}, "", problems)
+    assert [error.split(": ")[0] for error in problems.errors] == [
+        "defaults.cgroup.memory_max", "sandboxes[1].cgroup.pids_max", "sandboxes[2].cgroup.memory_max"]
+
+
+def test_what_is_declared_of_an_absent_one_is_read_too():
+    problems = Problems()
+    model.parse({"sandboxes": [{"name": "a", "state": "absent", "cgroup": {"memory_max": "12Q"}, "services": 5}]}, "", problems)
+    assert [error.split(": ")[0] for error in problems.errors] == ["sandboxes[0].cgroup.memory_max", "sandboxes[0].services"]

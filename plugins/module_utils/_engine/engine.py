@@ -24,13 +24,14 @@ class Outcome:
         return any(plan.changed for plan in self.plans if plan.error is None)
 
     def joined(self, attribute):
-        return [each for plan in self.plans for each in getattr(plan, attribute)]
+        """A list of all plans; those that were refused or undone have done nothing."""
+        return [each for plan in self.plans if plan.error is None for each in getattr(plan, attribute)]
 
     def difference(self):
         """(before, after): of one object its keys, of a list of objects those by name."""
         if len(self.plans) == 1 and not self.plans[0].key:
             return self.plans[0].before, self.plans[0].after
-        return tuple({plan.key: getattr(plan, side) for plan in self.plans if plan.before or plan.after}
+        return tuple({plan.key: getattr(plan, side) for plan in self.plans if plan.error is None and (plan.before or plan.after)}
                      for side in ("before", "after"))
 
 

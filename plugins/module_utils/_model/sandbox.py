@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from . import values
 from .cgroup import CgroupSpec
+from .errors import Problems
 from .namespace import NamespaceSpec
 from .overlay import OverlaySpec
 from .root import RootSpec
@@ -54,10 +55,9 @@ class SandboxSpec:
         spec = cls(name, policy)
         spec.state = values.choice(options.get("state", "present"), path + ".state", problems, STATES)
         spec.options = {key: value for key, value in options.items() if key != "state"}
-        if spec.state == "present":
-            spec.key = name or "unnamed"  # so that the errors of its parts are found with that of its name
-            spec._parts(options, path, problems)
-            spec.key = name
+        spec.key = name or "unnamed"  # so that the errors of its parts are found with that of its name
+        spec._parts(options, path, problems)
+        spec.key = name
         return spec
 
     def _parts(self, options, path, problems):
@@ -139,14 +139,26 @@ def parse(options, path, problems):
     specs.policy = policy
     for index, entry in enumerate(values.items(options.get("sandboxes"), "sandboxes", problems)):
         here = "sandboxes[%d]" % index
-        entry = values.mapping(entry, here, problems)
-        if entry.get("state") != "absent":
-            entry = merge(defaults, entry)
+        entry = merge(defaults, values.mapping(entry, here, problems))
         spec = SandboxSpec.from_options(entry, here, problems, policy)
         if spec.key is not None and names.setdefault(spec.key, index) != index:
             problems.add(here + ".name", "%s is declared twice (also sandboxes[%d])" % (spec.key, names[spec.key]))
-        upper = spec.overlay.upper if spec.overlay is not None else None
+        upper = spec.overlay.upper if spec.overlay is not None and spec.state == "present" else None
         if upper is not None and uppers.setdefault(upper, spec.key) != spec.key:
             problems.add(here + ".overlay.upper", "%s is the upper of %s too. Give each sandbox its own" % (upper, uppers[upper]))
         specs.append(spec)
+    if problems.errors and defaults:
+        _blame(defaults, policy, problems)
     return specs
+
+
+def _blame(defaults, policy, problems):
+    """An error that is in the defaults is told once, where it was written, and not for each sandbox."""
+    alone = Problems()
+    SandboxSpec.from_options(dict(defaults, name="any"), "", alone, policy)
+    found = {}
+    for error in problems.errors:
+        place, bracket, rest = error.partition("]")
+        inherited = place.startswith("sandboxes[") and rest in alone.errors
+        found.setdefault("defaults" + rest if inherited else error)
+    problems.errors = list(found)

@@ -44,13 +44,13 @@ def absolute(value, path, problems):
     """An absolute path without empty, `.` or `..` parts and without control characters."""
     if not isinstance(value, str) or not value.startswith("/"):
         problems.add(path, "%s is not an absolute path" % quoted(value))
-    elif len(value.encode("utf-8", "surrogateescape")) > 4095:
-        problems.add(path, "the path is longer than 4095 bytes")
-    elif not value.isprintable():
+    elif not value.isprintable():  # surrogates are not, so that what follows can be encoded
         problems.add(path, "%s has a control character" % quoted(value))
+    elif len(value.encode()) > 4095:
+        problems.add(path, "the path is longer than 4095 bytes")
     elif any(part in (".", "..") for part in value.split("/")):
         problems.add(path, "%s has a part . or .. in it. Give the plain path" % quoted(value))
-    elif any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in value.split("/")):
+    elif any(len(part.encode()) > 255 for part in value.split("/")):
         problems.add(path, "the path has a part of more than 255 bytes")
     else:
         return "/" + "/".join(part for part in value.split("/") if part)

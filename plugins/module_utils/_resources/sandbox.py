@@ -142,11 +142,12 @@ def _lost(host, noun, name, recorded):
 def _plan_claims(host, spec, plan):
     """Claims that are lost (somebody emptied /run/bulkhead/made) are written again, so that removal finds what is ours."""
     name, parent = PREFIX + spec.key, PREFIX.rstrip("/")
-    pins, trees, lost = namespace.found(host, spec.key).pins, host.cgroups(), {}
-    alive = {kind: list(pin.identity) for kind, pin in pins.items() if pin.alive}
-    if alive and host.claims.read(namespace.NOUN, spec.key) is None:
-        lost[(namespace.NOUN, spec.key)] = alive
-    if trees.exists(name) and host.claims.read(cgroup.NOUN, name) is None:
+    trees, lost = host.cgroups(), {}
+    if host.claims.read(namespace.NOUN, spec.key) is None:
+        alive = {kind: list(pin.identity) for kind, pin in namespace.found(host, spec.key).pins.items() if pin.alive}
+        if alive:
+            lost[(namespace.NOUN, spec.key)] = alive
+    if host.claims.read(cgroup.NOUN, name) is None and trees.exists(name):
         lost[(cgroup.NOUN, name)] = trees.exists(name)
         if host.claims.read(cgroup.NOUN, parent) is None:
             lost[(cgroup.NOUN, parent)] = dict(trees.exists(parent), parent=True)
