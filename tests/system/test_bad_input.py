@@ -380,7 +380,7 @@ def test_of_two_sandboxes_the_bad_one_is_refused_alone(place, upper, work, lower
         shown = [drive.resource("sandbox").show(drive.new_host(), name) for name in "ab"]
         assert re.match(r"Cannot mount overlay /run/bulkhead/mnt/b: \S", answer["error"]) and answer["error"].isprintable(), answer
         assert shown[0] and not shown[1]
-        assert not [action for action in answer["actions"] if "/b" in action or action.endswith(" b")], answer["actions"]
+        assert not [action for action in answer["actions"] if action.endswith(("/b", " b"))], answer["actions"]
         assert sorted(os.listdir(place + "/free")) == ["u", "w"]
     finally:
         drive.converge("sandbox", {"sandboxes": [{"name": "a", "state": "absent"}, {"name": "b", "state": "absent"}]})
