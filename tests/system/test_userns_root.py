@@ -314,7 +314,8 @@ def test_the_own_root_of_a_single_service(converge, tmp_path):
     os.chown(tmp_path / "var", 33, 33)
     converge("namespace", name="u", types=["user", "pid", "net"], uid_map=MAP, gid_map=MAP)
     options = dict(name="own", root=path, namespace="u", user="root", capabilities=[], tmpfs=[{"target": "/made/scratch"}], bind=jail.BINDS,
-                   command=["/bin/sh", "-c", "stat -c '%u %n' / /var /made /made/scratch /dev > /tmp/out; touch /made/scratch/x && mv /tmp/out /tmp/done; sleep 1000"])
+                   command=["/bin/sh", "-c", "stat -c '%u %n' / /var /made /made/scratch /dev > /tmp/out;"
+                            " touch /made/scratch/x && mv /tmp/out /tmp/done; sleep 1000"])
     try:
         converge("service", **options)
         assert jail.until(lambda: os.path.exists(path + "/tmp/done"))

@@ -98,7 +98,11 @@ class Acting:
     def __enter__(self):
         self._bits, self._dumpable = syscalls.prctl(_PR_GET_SECUREBITS), syscalls.prctl(_PR_GET_DUMPABLE)
         syscalls.prctl(_PR_SET_SECUREBITS, self._bits | _NO_SETUID_FIXUP)  # else the capabilities for files go with the 0
-        self._become(*self.ids)
+        try:
+            self._become(*self.ids)
+        except OSError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc):
