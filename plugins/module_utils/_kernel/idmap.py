@@ -63,12 +63,13 @@ def user_namespace(uid_map, gid_map, proc="/proc"):
 
 
 def clone(path, users, recursive=False):
-    """A detached clone of what is at ``path``, with the ids of the user namespace ``users``; of what is mounted below, without.
+    """A detached, private clone of what is at ``path``, with the ids of the user namespace ``users``; of what is mounted below, without.
 
     OSError: ENOSYS before Linux 5.12, EINVAL where this file system has no idmapped mounts, EPERM where it is one already.
     """
     fd = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0))
     try:
+        syscalls.mount_setattr(fd, propagation=syscalls.MS_PRIVATE, recursive=recursive)
         syscalls.mount_setattr(fd, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=users)
     except OSError as exc:
         os.close(fd)
