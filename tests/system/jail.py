@@ -53,8 +53,11 @@ def until(condition, patience=20.0):
 
 
 def clear():
-    """Take away every service, set of namespaces and cgroup, and the supervisor itself."""
+    """Take away every sandbox, service, set of namespaces and cgroup, and the supervisor itself."""
     host = drive.new_host()
+    for name in host.records.names("sandboxes"):
+        answer = drive.converge("sandbox", dict(sandboxes=[dict(name=name, state="absent")], kill=True))
+        assert "error" not in answer, answer
     for name in drive.resource("service").names(host):
         answer = drive.converge("service", dict(name=name, state="absent", force=True))
         assert "error" not in answer, answer
