@@ -13,14 +13,16 @@ from ansible.module_utils.basic import AnsibleModule
 from . import _once  # before all others of ours, whose loading it speeds up
 from ._engine.engine import converge
 from ._engine.host import Host
-from ._model.errors import BulkheadError
+from ._model.errors import BulkheadError, reason
 
 
 def run(resource, argument_spec, **rules):
     """The body of a module that changes: converge, then answer."""
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **rules)
     with _Answer(module, resource) as host:
-        outcome = converge(host, resource, _declared(module), module.check_mode)
+        declared = _declared(module)
+        _hide_values(module)
+        outcome = converge(host, resource, declared, module.check_mode)
         for text in host.warnings + outcome.joined("warnings"):
             module.warn(text)
         result = dict(changed=outcome.changed, actions=outcome.joined("actions"), restart_required=outcome.joined("restart"))
@@ -65,9 +67,30 @@ class _Answer:
         if isinstance(exc, BulkheadError):
             self.module.fail_json(msg=exc.message, **exc.keys)
         if isinstance(exc, OSError):
-            self.module.fail_json(msg="Cannot manage %s: %s." % (self.resource.NOUN, exc), exception=exc)
+            self.module.fail_json(msg="Cannot manage %s: %s. Mend that on the host and run again." % (self.resource.NOUN, reason(exc)), exception=exc)
+        if isinstance(exc, Exception):
+            self.module.fail_json(msg="Cannot manage %s: an error of Bulkhead's own, %s: %s. Report it with what -vvv shows." % (
+                self.resource.NOUN, kind.__name__, reason(exc)), exception=exc)
 
 
 def _declared(module):
     """Only what the task named: an option left out is None, and then it is neither compared nor recorded."""
     return {key: value for key, value in module.params.items() if value is not None}
+
+
+def _hide_values(module):
+    """Keep the values of `environment` out of the answer, which may tell the arguments, and take nothing else for a secret.
+
+    Options that hold them are declared with no_log, for the system's log; but that would also mask each such value, be it `1`,
+    wherever it stands in the answer.
+    """
+    module.no_log_values.clear()
+    module.params = _veiled(module.params)
+
+
+def _veiled(value, hide=False):
+    if isinstance(value, dict):
+        return {key: _veiled(each, hide or key == "environment") for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_veiled(each, hide) for each in value]
+    return "VALUE_HIDDEN" if hide and value is not None else value

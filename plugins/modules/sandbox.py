@@ -165,8 +165,8 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._resources impo
 
 def main():
     run(sandbox, dict(
-        sandboxes=dict(type="list", elements="dict", required=True),
-        defaults=dict(type="dict"),
+        sandboxes=dict(type="list", elements="dict", required=True, no_log=True),  # in it are values of environments
+        defaults=dict(type="dict", no_log=True),
         purge=dict(type="bool", default=False),
         remove_data=dict(type="bool", default=False),
         on_change=dict(type="str", choices=["report", "restart"], default="report"),

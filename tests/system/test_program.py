@@ -304,3 +304,16 @@ def test_a_record_that_cannot_be_read_does_not_keep_the_others_from_coming_back(
     os.unlink("/etc/bulkhead/sandboxes.d/bad.json")
     assert status == 1 and len(errors.splitlines()) == 1 and "memory_max" in errors
     assert sorted(sleepers()) == ["cache", "web"]
+
+
+def test_a_record_that_is_not_whole_is_said_and_kept(bulkhead, converge):
+    converge("namespace", name="torn", types=["uts"])
+    path = "/etc/bulkhead/namespace.d/torn.json"
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write('{"options": {"ty')
+    assert bulkhead("clear")[0] == 0
+    assert bulkhead("restore") == (1, "", "Cannot restore namespace torn: its record %s is not whole. Declare it again, or remove it.\n" % path)
+    with open(path, encoding="utf-8") as stream:
+        assert stream.read() == '{"options": {"ty'
+    converge("namespace", name="torn", state="absent")
+    assert not os.path.exists(path)

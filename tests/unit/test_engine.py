@@ -180,6 +180,26 @@ def test_records_are_private_merged_and_forgotten(host):
 def test_a_record_that_is_not_whole_is_as_none(host):
     path = host.records.path("cgroup", "a")
     os.makedirs(os.path.dirname(path))
-    for content in ("", "{", "[]", "\0"):
+    for content in ("", "{", "[]", "\0", '{"options": 5}'):
         open(path, "w").write(content)
+        host.forget()
         assert host.records.options("cgroup", "a") is None
+    host.records.write_all({("cgroup", "a"): (None, False)})
+    assert host.records.names("cgroup") == []
+
+
+def test_a_record_that_cannot_be_written_is_told_with_what_is_there(host, files, monkeypatch):
+    def write_all(entries):
+        raise OSError(30, "Read-only file system", "/etc/bulkhead")
+
+    monkeypatch.setattr(host.records, "write_all", write_all)
+    with pytest.raises(BulkheadError, match=r"Cannot record file a: Read-only file system \(/etc/bulkhead\)\. It is as declared"):
+        engine.converge(host, files, {"name": "a", "text": "x"})
+
+
+def test_one_of_a_list_that_cannot_be_looked_at_does_not_keep_the_others_from_being_made(host, files):
+    (files.root / "a").mkdir()
+    outcome = engine.converge(host, files, {"files": {"a": "x", "b": "y"}})
+    assert [plan.error.message for plan in outcome.errors] == [
+        "Cannot look at file a: Is a directory (%s). Mend that on the host and run again." % (files.root / "a")]
+    assert (files.root / "b").read_text() == "y"

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._model.errors import BulkheadError, Problems
+from .._model.errors import BulkheadError, Problems, reason
 from . import places
 from .lock import Lock
 from .plan import Plan, run_plan
@@ -65,7 +65,11 @@ def converge(host, resource, options, check=False):
                     if not many:
                         raise
                     plan.error = exc
-        host.records.write_all(records)
+        try:
+            host.records.write_all(records)
+        except OSError as exc:
+            raise BulkheadError("Cannot record %s: %s. It is as declared, but would not be restored after a reboot. Mend that and run again." % (
+                ", ".join(sorted("%s %s" % key for key in records)[:5]), reason(exc))) from exc
         host.forget()
     return Outcome(plans)
 
@@ -85,6 +89,10 @@ def _plan(host, resource, specs, many):
             if not many:
                 raise
             plan.error = exc
+        except OSError as exc:  # one that cannot be looked at does not keep the others from being made
+            if not many:
+                raise
+            plan.error = BulkheadError("Cannot look at %s %s: %s. Mend that on the host and run again." % (resource.NOUN, spec.key, reason(exc)))
         plans.append(plan)
     return plans
 

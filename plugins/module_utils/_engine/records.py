@@ -118,9 +118,9 @@ class Records(_Store):
         super().__init__(root, ".d")
 
     def options(self, noun, name):
-        """The recorded options, or None."""
-        record = self.read(noun, name)
-        return record.get("options") if record is not None else None
+        """The recorded options; None when there is no record, or one that is not whole."""
+        options = (self.read(noun, name) or {}).get("options")
+        return options if isinstance(options, dict) else None
 
     def write_all(self, entries):
         """Write and remove in one batch: `{(noun, name): (options or None, merge)}`. Returns how many files changed."""
@@ -128,7 +128,7 @@ class Records(_Store):
         for (noun, name), (options, merge) in entries.items():
             old = self.options(noun, name)
             if options is None:
-                if old is not None:
+                if old is not None or os.path.lexists(self.path(noun, name)):
                     self.drop(noun, name)
                 continue
             new = dict(old or {}, **options) if merge else options

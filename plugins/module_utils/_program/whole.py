@@ -19,13 +19,16 @@ NOUNS = ((cgroup, cgroup.NOUN), (namespace, namespace.NOUN), (overlay, overlay.N
 
 
 class Record:
-    """One declaration that is recorded, and how it is given to its resource again."""
+    """One declaration that is recorded, and how it is given to its resource again. ``torn``: why it cannot be."""
 
-    __slots__ = ("resource", "noun", "name", "options")
+    __slots__ = ("resource", "noun", "name", "options", "torn")
 
     def __init__(self, host, resource, word, name):
         self.resource, self.noun, self.name = resource, resource.NOUN, name
-        self.options = dict(_address(host, resource, name), **(host.records.options(word, name) or {}))
+        options = host.records.options(word, name)
+        self.torn = None if options is not None else "Cannot restore %s %s: its record %s is not whole. Declare it again, or remove it." % (
+            self.noun, name, host.records.path(word, name))
+        self.options = dict(_address(host, resource, name), **(options or {}))
 
     def at_boot(self):
         """Is it to come back by itself? A service that is not enabled is not; within a sandbox it stays stopped."""
@@ -42,7 +45,9 @@ def recorded(host):
 
 def restore(host):
     """Make everything again that is recorded: (the names of the steps taken, what could not be done)."""
-    done, waiting = [], [record for record in recorded(host) if record.at_boot()]
+    done, everything = [], recorded(host)
+    torn = [record.torn for record in everything if record.torn]
+    waiting = [record for record in everything if not record.torn and record.at_boot()]
     while waiting:
         refused = []
         for record in [each for each in waiting if each.resource is not sandbox]:
@@ -51,9 +56,9 @@ def restore(host):
         if boxes:
             refused += _make(host, sandbox, boxes, {"sandboxes": [each.options for each in boxes]}, done)
         if len(refused) == len(waiting):  # a round that got nowhere; before that, one may have waited for another
-            return done, [message for record, message in refused]
+            return done, torn + [message for record, message in refused]
         waiting = [record for record, message in refused]
-    return done, []
+    return done, torn
 
 
 def _make(host, resource, records, options, done):
