@@ -104,8 +104,10 @@ class ServiceSpec:
             self.layers = [path for path in [overlay.upper] + list(overlay.lower or ()) if path]
         elif isinstance(sandbox.options.get("root"), str):
             self.layers = [sandbox.options["root"]]
-        self.covered = [want["target"] for key in ("bind", "tmpfs") for want in
-                        (sandbox.options[key] if isinstance(sandbox.options.get(key), list) else ()) if isinstance(want, dict) and isinstance(want.get("target"), str)]
+        for key in ("bind", "tmpfs"):
+            wants = sandbox.options.get(key)
+            self.covered += [want["target"] for want in (wants if isinstance(wants, list) else ())
+                             if isinstance(want, dict) and isinstance(want.get("target"), str)]
         if not self.prepared:
             self.declared["root"] = overlay.path if overlay is not None else sandbox.options.get("root")
 
