@@ -20,6 +20,8 @@ BINDS = [dict(source=path, target=path, read_only=True)
 
 def make(path):
     """A directory with what a service needs, into which /usr is bound."""
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o755)
     for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "run", "var"):
         os.makedirs("%s/%s" % (path, name), exist_ok=True)
     for name in ("bin", "sbin", "lib", "lib64"):

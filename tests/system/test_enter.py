@@ -176,6 +176,11 @@ def test_input_is_empty_without_dev(spec, root):
     assert enter(spec("cat; echo end", root=root), input="secret") == "end"
 
 
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_output_may_be_opened_again(spec, user):
+    assert enter(spec("echo again > /proc/self/fd/1; true", user=user, groups=[])).split("\n")[0] == "again"
+
+
 def test_signals_are_the_default(spec):
     def spoil():
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -100,6 +100,18 @@ def test_root_of_its_own_is_of_its_namespaces(converge, tmp_path):
         os.unlink(root + "/tmp/net")
 
 
+def test_user_namespace(converge, tmp_path):
+    """The directory appears by the ids inside, and what was made outside by root is root's inside."""
+    root = jail.make(tmp_path)
+    converge("namespace", name="n", types=["user", "pid", "uts"], uid_map=["0 100000 65536"], gid_map=["0 100000 65536"])
+    options = dict(name="a", root=root, namespace="n", bind=jail.BINDS, user="web",
+                   command=["/bin/sh", "-c", "exec > /dev/stdout; stat -c %u:%n /etc/passwd; id -u; exec sleep 100000"])
+    converge("service", **options)
+    jail.until(lambda: "1033" in log())
+    assert "0:/etc/passwd" in log() and os.stat("/proc/%d" % pid()).st_uid == 101033
+    assert not converge("service", **options)["changed"]
+
+
 def test_changes_of_the_root_of_its_own(converge, refuse, tmp_path):
     root, other = jail.make(tmp_path / "one"), jail.make(tmp_path / "two")
     converge("service", name="a", root=root, command=SLEEP, bind=jail.BINDS)

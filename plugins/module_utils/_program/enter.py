@@ -482,6 +482,10 @@ def enter(path):
     if spec.get("nice") is not None:
         say("set its nice")
         posix.setpriority(posix.PRIO_PROCESS, 0, spec["nice"])
+    say("open its output to it")
+    for fd in (1, 2):  # /dev/stdout may be opened again by whoever it becomes; a pipe has no other way in than its own processes
+        if kind(fd) == 0o010000 and posix.fstat(fd).st_uid == posix.geteuid():
+            posix.fchmod(fd, 0o622)
     say("join its cgroup")
     for fd in tasks:
         posix.write(fd, b"0")
@@ -512,12 +516,6 @@ def enter(path):
     if spec.get("stdin", "null") == "null" and not spec.get("tty"):
         say("empty its standard input")
         null_input()
-    for fd in (1, 2):
-        if uid and kind(fd) == 0o010000:
-            try:
-                posix.fchown(fd, uid, gid)  # so that it may open /dev/stdout again
-            except OSError:
-                pass
     drop(spec, uid, gid, groups, filters, limits)
     say(f"change to its directory {spec.get('cwd') or '/'}")
     posix.umask(spec.get("umask", 0o22))

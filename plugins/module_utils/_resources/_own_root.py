@@ -77,6 +77,8 @@ def plan_it(host, spec, options, types, now, plan, stop):
     renewed = bool(space.renewed)
     if "mnt" in space.made:
         mounts.steps = []  # the new root is furnished with all of it
+        create = spaces.steps[-1]
+        create.undo = _undo(host, name, create.undo)
     if renewed:
         stop(plan)
     for each in (part, spaces, mounts):
@@ -85,6 +87,14 @@ def plan_it(host, spec, options, types, now, plan, stop):
         each.after.pop("types", None)
         plan.take(each)
     return written, renewed
+
+
+def _undo(host, name, undo):
+    """Undo the making of a set, and forget what was noted of its root."""
+    def both():
+        undo()
+        host.claims.drop(root.NOUN, name)
+    return both
 
 
 def plan_removal(host, name, plan, force=False):

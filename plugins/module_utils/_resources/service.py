@@ -227,6 +227,8 @@ def _types(host, spec, options, now, plan):
             raise BulkheadError("Cannot set up service %s: there are no namespaces %s. Make them first, with the module namespace." % (
                 spec.name, name))
         plan.warn("The namespaces %s do not exist yet. Make them before the service %s." % (name, spec.name))
+    # the files of a user namespace's root have to be mapped, which takes a mount
+    wanted = wanted or "user" in types and "mnt" not in types
     if wanted and not _own_root.prepared(host, name):
         return tuple(kind for kind in types if kind != "mnt"), True
     return types, False
