@@ -245,7 +245,11 @@ def _create(host, spec, order):
     finally:
         if close is not None:
             close()
-    host.claims.complete(NOUN, spec.name, dict(claim, **{kind: list(identity) for kind, identity in made.items()}))
+    try:
+        host.claims.complete(NOUN, spec.name, dict(claim, **{kind: list(identity) for kind, identity in made.items()}))
+    except OSError:  # a step that fails leaves nothing, as those before it are undone below it
+        _undo_create(host, spec.name, order)
+        raise
 
 
 def _restore_claim(host, name, claim, order):
