@@ -17,13 +17,12 @@ import shutil
 import time
 
 from .._model.errors import BulkheadError
-from . import entry, scan
+from . import entry, scan, tools
 
-PACKAGES = {"runsvdir": "runit", "runsv": "runit", "svlogd": "runit", "tini": "tini", "nsenter": "util-linux", "setsid": "util-linux"}
-TOOL_PATHS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 FILES = ("run", "finish", "check", "control/t", "log/run", "spec.json", "health.json", "options.json", "down", "log/config")
 KILL_WAIT = 10.0  # seconds that a killed service may take to be gone
-_DOWN, _RUN, _FINISH = 0, 1, 2
+_RUN, _FINISH = 1, 2  # states in supervise/status
+tool, require = tools.tool, tools.require
 _TAI = 4611686018427387914  # second 0 of Unix time as runsv counts
 _TICK = 0.01  # seconds by which the time of a file may be behind
 
@@ -70,23 +69,6 @@ def directory(host, name):
 
 def log_directory(host, name):
     return "%s/%s" % (host.log, name.replace("/", ":"))
-
-
-def tool(name, check=False):
-    """The path of a program of the host, or an error that names its package; in check mode where it will be."""
-    for place in TOOL_PATHS:
-        path = "%s/%s" % (place, name)
-        if os.access(path, os.X_OK):
-            return path
-    if check:
-        return "/usr/bin/" + name
-    raise BulkheadError("Cannot manage services: %s is not installed. Install the package %s." % (name, PACKAGES[name]))
-
-
-def require(pid):
-    """Refuse a host that lacks what services need; with a pid namespace that is more."""
-    for name in ("runsvdir", "runsv", "svlogd") + (("setsid", "nsenter", "tini") if pid else ()):
-        tool(name)
 
 
 def render(host, unit, dump):
