@@ -13,7 +13,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import stat
 import struct
 
 from . import syscalls as sc
@@ -336,13 +335,16 @@ def unpin(path):
         try:
             sc.umount(path, sc.MNT_DETACH | sc.UMOUNT_NOFOLLOW)
         except OSError as exc:
-            if exc.errno in (errno.EINVAL, errno.ENOENT):  # no mount there, or nothing
-                break
-            raise
-    try:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            os.rmdir(path)
-        else:
+            if exc.errno not in (errno.EINVAL, errno.ENOENT):  # no mount there, or nothing
+                raise
+        try:
             os.unlink(path)
-    except FileNotFoundError:
-        pass
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            os.rmdir(path)
+        except OSError as exc:
+            if exc.errno == errno.EBUSY and attempt < 63:  # another mount was below
+                continue
+            raise
+        return

@@ -42,6 +42,9 @@ def cgroup_path(value, path, problems):
 
 def absolute(value, path, problems):
     """An absolute path without empty, `.` or `..` parts and without control characters."""
+    if isinstance(value, str) and value[:1] == "/" and len(value) < 256 and value.isascii() and value.isprintable() and not (
+            "//" in value or "/." in value or value[-1] == "/"):
+        return value  # as nearly all are
     if not isinstance(value, str) or not value.startswith("/"):
         problems.add(path, "%s is not an absolute path" % quoted(value))
     elif not value.isprintable():  # surrogates are not, so that what follows can be encoded
