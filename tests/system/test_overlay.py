@@ -261,6 +261,100 @@ def test_upper_in_use_in_another_mount_namespace(place, refuse):
         holder.stdout.close()
 
 
+@pytest.fixture
+def busy(place, converge):
+    """An overlay of its own that is mounted, its layers in busy/."""
+    for name in ("busy/upper/in", "busy/lower/in"):
+        os.makedirs(place(name))
+    options = dict(path=place("busy/mnt"), lower=[place("busy/lower"), place("base")], upper=place("busy/upper"), work=place("busy/work"))
+    converge("overlay", **options)
+    yield options
+    converge("overlay", path=options["path"], state="absent")
+
+
+@pytest.mark.parametrize("more", [
+    dict(upper="busy/upper"), dict(upper="busy/upper/in"), dict(upper="busy/upper/new"), dict(upper="busy/lower"), dict(upper="alias/upper/in"),
+    dict(upper="busy"), dict(work="busy/work/work"), dict(work="busy/upper/new"), dict(lower=["busy/upper/in", "base"]),
+    dict(lower=["busy/upper", "base"]), dict(lower=["alias/upper/in", "base"], upper=None, work=None),
+], ids=str)
+def test_a_layer_inside_the_upper_of_another_is_refused(place, busy, refuse, more):
+    os.symlink("busy", place("alias"))
+    more = {key: value and (place(value) if isinstance(value, str) else [place(name) for name in value]) for key, value in more.items()}
+    said = refuse("overlay", **place.options(**more))
+    assert "the overlay on " + place("busy/mnt") in said and "in use" in said
+    assert not os.path.exists(place("mnt")) and not os.path.exists(place("busy/upper/new"))
+
+
+def test_a_layer_beside_those_of_another_is_taken(place, busy, converge):
+    os.makedirs(place("busy/beside"))
+    shared = [place("busy/lower"), place("busy/beside"), place("base")]
+    assert converge("overlay", **place.options(lower=shared, upper=place("busy/up"), work=place("busy/wk")))["changed"]
+
+
+ELSEWHERE = """
+import os, sys
+sys.path.insert(0, sys.argv[1] + "/plugins")
+from module_utils._kernel import syscalls
+top = sys.argv[2]
+syscalls.mount(top + "/elsewhere", top, None, syscalls.MS_BIND)  # this process's own, over all that was there
+for name in ("mnt", "lower", "upper", "work"):
+    os.makedirs("%s/%s" % (top, name))
+syscalls.mount("o", top + "/mnt", "overlay", 0, "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work" % (top, top, top))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_host_within_this_host_has_the_same_names(place, converge, refuse, exists):
+    """Its upper has the name of ours and is another directory; the one that it does use is refused, whatever we call it."""
+    os.makedirs(place("elsewhere"))
+    if exists:
+        os.makedirs(place("upper"))
+    holder = subprocess.Popen(["unshare", "-m", sys.executable, "-c", ELSEWHERE, drive.ROOT, place.top], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        assert "process %d" % holder.pid in refuse("overlay", **place.options(lower=[place("elsewhere/upper"), place("base")]))
+        assert converge("overlay", **place.options())["changed"]
+    finally:
+        holder.communicate()
+
+
+def test_copies_that_an_unmount_reaches_do_not_matter(place, converge):
+    """A mount namespace made after the overlay has a slave of it: our mount points lie on a shared mount."""
+    path = "/run/bulkhead/mnt/copied"
+    options = place.options(path=path)
+    converge("overlay", **options)
+    copy = subprocess.Popen(["unshare", "-m", "--propagation", "slave", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE)
+    try:
+        copy.stdout.readline()
+        assert mountinfo.read(pid=copy.pid).top(path)
+        assert converge("overlay", on_mismatch="recreate", **dict(options, lower=[place("base"), place("other")]))["changed"]
+        assert sorted(os.listdir("/proc/%d/root%s/etc" % (copy.pid, path))) == ["base", "other"]
+        assert len(mountinfo.read(pid=copy.pid).at(path)) == 1
+    finally:
+        copy.kill()
+        copy.communicate()
+        converge("overlay", path=path, state="absent")
+
+
+@pytest.mark.parametrize(("propagation", "script"), [("private", ""), ("slave", "mount -n -t tmpfs t /run/bulkhead/mnt/copied/etc; ")])
+def test_copies_that_it_does_not_reach_are_refused(place, converge, refuse, propagation, script):
+    path = "/run/bulkhead/mnt/copied"
+    options = place.options(path=path)
+    converge("overlay", **options)
+    copy = subprocess.Popen(["unshare", "-m", "--propagation", propagation, "sh", "-c", script + "echo; exec sleep 60"], stdout=subprocess.PIPE)
+    try:
+        copy.stdout.readline()
+        said = refuse("overlay", on_mismatch="recreate", **dict(options, lower=[place("base"), place("other")]))
+        assert "pid %d" % copy.pid in said and "keeps a copy" in said
+        assert sorted(os.listdir(path + "/etc")) == ["app", "base"]
+    finally:
+        copy.kill()
+        copy.communicate()
+        converge("overlay", path=path, state="absent")
+
+
 def test_an_overlay_in_use_stays(place, converge, refuse):
     converge("overlay", **place.options())
     holder = subprocess.Popen(["sleep", "60"], cwd=place("mnt"))

@@ -63,6 +63,15 @@ def test_a_sandbox_fills_in():
     assert spec.upper is None and spec.work is None
 
 
+@pytest.mark.parametrize("key", ["path", "state", "namespace", "reset", "remove_data", "on_mismatch", "force", "lazy", 5, (), None])
+def test_what_follows_from_a_sandbox_is_not_declared(key):
+    problems = Problems()
+    defaults = {"path": "/run/bulkhead/mnt/web", "upper": "/up", "work": "/wk"}
+    spec = OverlaySpec.from_options({"lower": ["/a"], key: "/x"}, "o", problems, defaults=defaults)
+    assert len(problems.errors) == 1 and "no such option" in problems.errors[0], problems.errors
+    assert (spec.path, spec.state, spec.namespace, spec.reset) == (defaults["path"], "mounted", None, False)
+
+
 def root(types=("net", "mnt", "pid", "ipc", "cgroup"), **options):
     problems = Problems()
     spec = RootSpec.from_options(options, "s", problems, name="web", base="/srv/root", types=types)

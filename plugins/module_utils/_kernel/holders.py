@@ -11,6 +11,15 @@ import os
 from . import inside, mountinfo
 
 
+def identity(path):
+    """[st_dev, st_ino], or None when there is nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino]
+
+
 def pids(procfs):
     return [int(name) for name in os.listdir(procfs) if name.isdigit()]
 

@@ -16,6 +16,7 @@ STATES = ("mounted", "unmounted", "absent")
 ON_MISMATCH = ("fail", "recreate")
 KEYS = ("path", "lower", "data", "upper", "work", "options", "read_only", "namespace", "state",
         "reset", "remove_data", "on_mismatch", "force", "lazy")
+_PART = ("lower", "data", "upper", "work", "options", "read_only")  # what a sandbox declares; the rest follows from it
 _ACTS = ("reset", "remove_data", "force", "lazy")  # said of one run, never recorded
 
 
@@ -30,14 +31,15 @@ class OverlaySpec:
         spec, prefix = cls(), path + "." if path else ""
         spec.whole = defaults is not None
         spec.sandbox = os.path.basename(defaults["path"]) if defaults else None
-        options = values.mapping(options, path or "overlay", problems, KEYS)
+        options = values.mapping(options, path or "overlay", problems, _PART if defaults else KEYS)
         spec.declared = {key: value for key, value in options.items() if key not in _ACTS and value is not None}
         if defaults:
             fill = dict(defaults)
             if options.get("upper") is not None or options.get("read_only"):
                 fill.pop("upper", None)
                 fill.pop("work", None)
-            options = dict(fill, **{key: value for key, value in options.items() if value is not None})
+            fill.update((key, value) for key, value in options.items() if key in _PART and value is not None)
+            options = fill
 
         def each(key, parse, *rest):
             value = options.get(key)

@@ -94,8 +94,7 @@ class SandboxSpec:
         if options.get("overlay") is not None:
             self.overlay = OverlaySpec.from_options(values.mapping(options["overlay"], path + ".overlay", problems),
                                                     path + ".overlay", problems, defaults=overlay_defaults(self.key))
-            if self.overlay.namespace is not None:
-                problems.add(path + ".overlay.namespace", "follows from the sandbox: its own mount namespace, or none. Leave it out")
+            self.overlay.on_mismatch = self.policy["on_mismatch"]
         base = self.overlay
         if options.get("root") is not None:
             base = values.absolute(options["root"], path + ".root", problems)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The directories that an overlay is made of: are they fit for it, who else uses them, and making and removing them."""
+"""The directories that an overlay is made of: are they fit for it, and making and removing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import errno
 import os
 
 from .._kernel import holders, overlayfs, syscalls, trees
+from .._kernel.holders import identity
 from .._model.errors import BulkheadError, reason
+from . import _uses
 
 _NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "exfat", "squashfs", "erofs", "iso9660", "proc", "sysfs", "cgroup", "cgroup2", "9p", "ceph")
 DISCARDED = ".bulkhead-discarded"  # suffix of an upper or work that a reset has replaced and not yet removed
@@ -32,15 +34,6 @@ def stage(host):
 def read(host, mount):
     """The Layers of a Mount, with full names."""
     return overlayfs.full_names(overlayfs.parse(mount.super_options, known(host)), short_links(host))
-
-
-def identity(path):
-    """[st_dev, st_ino], or None when there is nothing."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return [found.st_dev, found.st_ino]
 
 
 def identities(layers):
@@ -76,7 +69,9 @@ def check(host, what, layers, replaced=(), reset=False, own=None):
         _depth(host, what, path, real)
     if layers.upper:
         _check_upper(host, what, layers, seen, reset)
-    _check_use(host, what, layers, replaced, own)
+    why = _uses.conflict(host, overlays(host), what, layers, replaced, own)
+    if why:
+        raise refusal(what, *why)
 
 
 def _within(path, parent):
@@ -165,51 +160,6 @@ def _list(path):
         return []
 
 
-def _uppers(host):
-    """{identity or name: [(who, Mount)]} of all directories that are upper or work of an overlay, once per run."""
-    def scan():
-        found = {}
-        for who, mount, layers in overlays(host):
-            for path in (layers.upper, layers.work) if layers.upper else ():
-                for key in _seen_by(host, who, path):
-                    found.setdefault(key, []).append((who, mount))
-        return found
-    return host.cached("uppers in use", scan)
-
-
-def _key(path):
-    found = identity(path)
-    return tuple(found) if found else os.path.realpath(path)
-
-
-def _check_use(host, what, layers, replaced, own):
-    planned = host.cached("planned uppers", dict)
-    for path in (layers.upper, layers.work) if layers.upper else ():
-        if planned.setdefault(_key(path), what) != what:
-            raise refusal(what, "%s is also that of the overlay %s in this run" % (path, planned[_key(path)]), "Give each overlay its own")
-    for path in layers.lower + layers.data + [layers.upper, layers.work]:
-        for who, mount in _uppers(host).get(_key(path), ()) if path else ():
-            if mount.device not in replaced and not (own and _is_in(host, who, own)):
-                raise refusal(what, "%s is in use as upper or work of the overlay on %s (%s)" % (path, mount.target, _who(host, who)),
-                              "Unmount that one, or name another directory")
-
-
-def _seen_by(host, who, path):
-    """What an upper's name means: to us, and to the process whose mount table shows it."""
-    return {_key(path)} | ({_key("%s/%d/root%s" % (host.proc, who, path))} if isinstance(who, int) else set())
-
-
-def _is_in(host, who, name):
-    """Is the process or pin ``who`` (in) the mount namespace of this sandbox?"""
-    path = "%s/%d/ns/mnt" % (host.proc, who) if isinstance(who, int) else who
-    here = identity("%s/mntns/%s" % (host.state, name))
-    return here is not None and here == identity(path)
-
-
-def _who(host, who):
-    return "process %d, %s" % (who, holders.command(host.proc, who)) if isinstance(who, int) else "pinned by %s" % who
-
-
 def ours(host, path):
     """Below our own /var/lib/bulkhead, where missing parents are made and empty directories are removed."""
     return path.startswith(host.lib + "/") or path.startswith(host.state + "/")
@@ -223,11 +173,11 @@ def plan_directories(host, layers, plan):
 
 
 def _unmake(host, path, work):
-    """Take back a directory that this run has made; in a work directory the kernel may have left its own."""
-    if path == work:
+    """Take back a directory that this run has made: with the kernel's own in a work directory, with mount points in an upper."""
+    if path == work or not has_data(path):
         discard(path)
     else:
-        os.rmdir(path)
+        raise OSError(errno.ENOTEMPTY, "there is data in it")
     remove_if_empty(_own_parent(host, path))
 
 

@@ -15,7 +15,7 @@ import os
 from .._kernel import holders, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.overlay import OverlaySpec, key_of
-from . import _layers
+from . import _layers, _uses
 from ._mounting import NOUN, Build, Found, Undeclared, flags_of, look, owned, pin_of, place, visiting
 
 
@@ -163,33 +163,57 @@ def _refuse_in_use(host, spec, found, verb):
     for mount in found.stack:
         major, minor = mount.device.split(":")
         device = os.makedev(int(major), int(minor))
-        copies = [who for who, other, layers in _layers.overlays(host) if other.device == mount.device and who != pin_of(host, spec.namespace)]
         users = holders.processes(host.proc, device) if mount.fstype == "overlay" else []
         if users and not spec.lazy:
             names = ", ".join("%s (pid %d: %s)" % (holders.command(host.proc, pid), pid, what) for pid, what in users[:3])
             raise BulkheadError("Cannot %s overlay on %s: %d processes use it: %s. Stop them, or set lazy: true." % (
                 verb, place(spec), len(users), names), holders=[{"pid": pid, "holds": what} for pid, what in users])
-        mine = _own_copies(host, spec, copies)
-        if verb == "replace" and found.layers is not None and found.layers.upper and mine:
-            raise BulkheadError("Cannot replace overlay on %s: another mount namespace keeps a copy of it (%s). Unmount it there."
-                                % (place(spec), ", ".join("pid %d" % who if isinstance(who, int) else str(who) for who in mine[:3])))
+        if verb == "replace" and found.layers is not None and found.layers.upper:
+            kept = _copies(host, spec, mount)
+            if kept:
+                raise BulkheadError("Cannot replace overlay on %s: another mount namespace keeps a copy of it (%s). Unmount it there."
+                                    % (place(spec), ", ".join("pid %d" % who if isinstance(who, int) else str(who) for who in kept[:3])))
 
 
-def _own_copies(host, spec, copies):
-    """Of the namespaces that show a mount, those that an unmount here does not reach: other than our own, and not ours by propagation."""
-    if spec.namespace is not None:
-        home = [os.stat(pin_of(host, spec.namespace)).st_ino]
-    else:
-        home = [os.stat(host.proc + "/self/ns/mnt").st_ino]
-    found = []
-    for who in copies:
-        try:
-            inode = os.stat("%s/%d/ns/mnt" % (host.proc, who) if isinstance(who, int) else who).st_ino
-        except OSError:
-            continue
-        if inode not in home:
-            found.append(who)
-    return found
+def _copies(host, spec, mount):
+    """Who shows a mount in another mount namespace and keeps it when it is unmounted here.
+
+    An unmount reaches the copies whose parents are peers or slaves of the parent of what is unmounted, at the same place, if
+    nothing is mounted on them.
+    """
+    shown = {who for who, other, layers in _layers.overlays(host) if other.device == mount.device}
+    home = _layers.identity(pin_of(host, spec.namespace) if spec.namespace else host.proc + "/self/ns/mnt")
+    others = {who: _uses.table_of(host, who) for who in shown if _uses.namespace_of(host, who) != home}
+    if not others:
+        return []
+    table = look(host, spec.namespace, spec.path)[1]
+    parent = table.by_id.get(mount.parent)
+    here, tags, kept = _place_on(parent, mount), _reached(parent, others.values()), []
+    for who, table in others.items():
+        for other in table.mounts:
+            if other.device == mount.device and other.fstype == "overlay":
+                over = table.by_id.get(other.parent)
+                if over is None or not tags.intersection(over.propagation) or _place_on(over, other) != here or \
+                        any(each.parent == other.id for each in table.mounts):
+                    kept.append(who)
+    return kept
+
+
+def _place_on(parent, mount):
+    """Where a mount lies on the file system of its parent."""
+    return parent and (parent.device, parent.root.rstrip("/") + mount.target[len(parent.target.rstrip("/")):])
+
+
+def _reached(parent, tables):
+    """The tags of mounts that get what happens on this one: its peers and slaves, and theirs."""
+    groups = {tag.partition(":")[2] for tag in (parent.propagation if parent else ()) if tag.startswith("shared:")}
+    while True:
+        slaves = {"master:" + group for group in groups}
+        more = {tag.partition(":")[2] for table in tables for mount in table.mounts if slaves.intersection(mount.propagation)
+                for tag in mount.propagation if tag.startswith("shared:")}
+        if more <= groups:
+            return slaves | {"shared:" + group for group in groups}
+        groups |= more
 
 
 def _check_path(host, spec, layers):
