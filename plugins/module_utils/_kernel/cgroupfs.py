@@ -112,6 +112,10 @@ class Trees:
                 pids.update(_pids(directory))
         return sorted(pids)
 
+    def populated(self, name):
+        """Does a process live in NAME or below, in any hierarchy? The first that shows one answers."""
+        return any(self.processes(name, (key,)) for key in self.roots)
+
     def join_files(self, name, leaf=None, unified=None):
         """The files to write `0` to, so that the calling (single-threaded) process is in NAME, in LEAF of it on cgroup2.
 
@@ -240,12 +244,14 @@ class Trees:
         if self.mode == "unified":
             try:
                 write(self.path(name, UNIFIED) + "/cgroup.kill", "1")
-                return _until(lambda: not self.processes(name), patience)
+                return _until(lambda: not self.populated(name), patience)
             except OSError as exc:
                 if exc.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
                     raise
         end = time.monotonic() + patience
-        while self.processes(name) and time.monotonic() < end:
+        while self.populated(name):
+            if time.monotonic() >= end:
+                return False
             try:
                 if self.freezable():
                     self.freeze(name, True, 1.0)
@@ -253,8 +259,8 @@ class Trees:
             finally:
                 if self.freezable():
                     self.freeze(name, False, 0)
-            _until(lambda: not self.processes(name), min(1.0, patience))
-        return not self.processes(name)
+            _until(lambda: not self.populated(name), min(1.0, patience))
+        return True
 
 
 def read(path, default=""):

@@ -77,6 +77,8 @@ class CgroupSpec:
 
     def drop(self, recorded):
         """What ``recorded`` (the options of an earlier declaration) declared and this one does not returns to the kernel's default."""
+        if recorded == self.options:
+            return
         old = CgroupSpec.from_options(recorded or {}, "", Problems(), name=self.name)
         self.reset = {key: setting[0] for key, setting in old.settings.items() if key not in self.settings}
         if old.frozen is not None and self.frozen is None:

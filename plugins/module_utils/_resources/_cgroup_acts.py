@@ -101,12 +101,13 @@ def plan_absent(host, trees, spec, plan, found, claim):
     if strange and not spec.force:
         raise BulkheadError("Cannot remove cgroup %s: others have made cgroups in it, such as %s. Remove them, or set force: true." % (
             name, trees.children(name, strange)[0]))
-    pids = trees.processes(name)
-    if pids and not spec.kill:
+    populated = trees.populated(name)
+    if populated and not spec.kill:
+        pids = trees.processes(name)
         raise BulkheadError("Cannot remove cgroup %s: %d processes live in it (%s). Stop them, or set kill: true." % (
             name, len(pids), ", ".join(str(pid) for pid in pids[:5])), processes=pids)
     plan.differ("state", "present", "absent")
-    if pids:
+    if populated:
         plan.add("kill the processes of %s" % name, lambda: _kill(trees, name))
     plan.add("remove cgroup %s" % name, lambda: _remove(host, trees, name))
 

@@ -10,7 +10,7 @@ import os
 
 from .._kernel.cgroupfs import UNIFIED, read
 from .._model.limits import MAX, MEMSW, TABLE, hugetlb
-from .cgroup import owned, page_sizes, shown
+from .cgroup import owned, shown
 
 # result key: (controller, cgroup2 file, v1 controller, v1 file); a file of one number
 NUMBERS = {
@@ -35,7 +35,7 @@ def show(host, name):
     for option, limit in TABLE.items():
         _limit(trees, name, found, view, option, limit)
     if trees.home("hugetlb") in found:
-        for size in page_sizes(host):
+        for size in _page_sizes(host):
             for word in ("max", "rsvd_max"):
                 part = view.setdefault("hugetlb", {}).setdefault(size, {})
                 _limit(trees, name, found, dict(view, raw=view["raw"]), word, hugetlb(size, word), part)
@@ -121,3 +121,12 @@ def _pressure(trees, name):
             found.setdefault(word, {})[kind] = {key: float(value) if "." in value else int(value)
                                                 for key, value in (pair.split("=", 1) for pair in rest.split())}
     return found
+
+
+def _page_sizes(host):
+    try:
+        names = os.listdir(host.sys + "/kernel/mm/hugepages")
+    except OSError:
+        return []
+    sizes = [int(name[len("hugepages-"):-2]) for name in names]
+    return ["%dGB" % (size >> 20) if size >= 1 << 20 else "%dMB" % (size >> 10) if size >= 1 << 10 else "%dKB" % size for size in sizes]

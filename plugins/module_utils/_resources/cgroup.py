@@ -58,7 +58,7 @@ class _Present:
     def __init__(self, host, trees, spec, plan, found, own):
         self.host, self.trees, self.spec, self.plan, self.found, self.own = host, trees, spec, plan, found, own
         self.name = spec.name
-        self.refused, self.changes = [], []
+        self.refused, self.changes, self.texts = [], [], {}
 
     def plan_all(self, claim):
         settings = self.settings = self._with_defaults(dict(self.spec.settings))
@@ -113,8 +113,9 @@ class _Present:
             self.refused.append("%s has no equivalent in cgroup v1, where this host has the controller %s" % (limit.option, limit.controller))
         else:
             for file in (limit.file,) if home == UNIFIED else limit.v1[1]:
-                here = home in self.found and os.path.exists("%s/%s" % (self.trees.path(self.name, home), file))
-                if not here and _lacks(self.trees, self.name, home, limit.controller, file):
+                if self._text(home, file) is None and self.host.cached(
+                        ("lacks", self.name.rpartition("/")[0], home, file),
+                        lambda file=file: _lacks(self.trees, self.name, home, limit.controller, file)):
                     self.refused.append("%s needs %s, which this kernel does not have" % (limit.option, file))
                     break
         return home
@@ -131,11 +132,14 @@ class _Present:
 
     def _texts(self, limit, home):
         """{file: text} as it is now, or None while there is no such directory or file."""
-        if home not in self.found:
-            return None
-        directory = self.trees.path(self.name, home)
-        texts = {file: read("%s/%s" % (directory, file), None) for file in ((limit.file,) if home == UNIFIED else limit.v1[1])}
+        texts = {file: self._text(home, file) for file in ((limit.file,) if home == UNIFIED else limit.v1[1])}
         return None if None in texts.values() else texts
+
+    def _text(self, home, file):
+        """A file as it is now, read once; None while there is none."""
+        if home in self.found and (home, file) not in self.texts:
+            self.texts[home, file] = read("%s/%s" % (self.trees.path(self.name, home), file), None)
+        return self.texts.get((home, file))
 
     def current(self, limit, home):
         texts = self._texts(limit, home)
@@ -178,7 +182,8 @@ class _Present:
         found = {}
         for word, item in value.items():
             try:
-                found.setdefault(whole_disk(word, self.host.sys, self.host.mounts), {}).update(item)
+                disk = self.host.cached(("disk", word), lambda word=word: whole_disk(word, self.host.sys, self.host.mounts))
+                found.setdefault(disk, {}).update(item)
             except NoDevice as exc:
                 raise BulkheadError("Cannot limit the I/O of %s: %s." % (word, exc)) from exc
         return found
@@ -310,8 +315,6 @@ class _Present:
         self.plan.add("%s %s" % (verb, name), apply, lambda: trees.freeze(name, not on))
 
 
-# -- helpers
-
 def whole(apply, undo):
     """A step that fails half-way takes back what it did: run_plan() undoes only the steps before it."""
 
@@ -353,15 +356,6 @@ def shown(limit, value):
     if limit.kind == "devices" and value is not None:
         return [dict(value[key], device=key) for key in sorted(value)]
     return value
-
-
-def page_sizes(host):
-    try:
-        names = os.listdir(host.sys + "/kernel/mm/hugepages")
-    except OSError:
-        return []
-    sizes = [int(name[len("hugepages-"):-2]) for name in names]
-    return ["%dGB" % (size >> 20) if size >= 1 << 20 else "%dMB" % (size >> 10) if size >= 1 << 10 else "%dKB" % size for size in sizes]
 
 
 def _lacks(trees, name, home, controller, file):
