@@ -184,6 +184,11 @@ def test_one_in_another():
     assert inside(ALONE, ALONE, "ps", "-e", "-o", "pid=").split()[0] == "1"
 
 
+def test_what_the_machine_has_mounted_there_is_not_seen():
+    script = "mkdir -p /run/bulkhead; mount -t tmpfs outer /run/bulkhead; mount -t tmpfs outer /etc/bulkhead; exec %s grep -c outer /proc/self/mountinfo"
+    assert inside("sh", "-c", script % ALONE, status=1).strip() == "0"
+
+
 def test_killed_leaves_no_process_and_the_next_clears(tmp_path):
     note = tmp_path / "note"
     with subprocess.Popen([ALONE, "sh", "-c", "touch %s; mkdir /sys/fs/cgroup/a /sys/fs/cgroup/*/a; sleep 60" % note],
