@@ -167,7 +167,6 @@ class Machine(stateful.RuleBasedStateMachine):
 
     @stateful.rule(lower=some.lists(some.sampled_from(["one", "two", "three"]), min_size=1, unique=True), noexec=some.booleans())
     def declare_overlay(self, lower, noexec):
-        if self.overlay and "mnt" in self.namespace.get("types", ()): return # TEMP
         self.overlay = dict(state="mounted")
         self.step("overlay", dict(path=PLACE, lower=["%s/%s" % (BASE, name) for name in lower], upper=UPPER + "upper", work=UPPER + "work",
                                   options=dict(noexec=noexec), on_mismatch="recreate"))
@@ -261,13 +260,21 @@ class Machine(stateful.RuleBasedStateMachine):
         jail.until(lambda: len(pids(SLEEP)) == (self.service.get("state") == "started") + bool(self.sandbox))
         self.as_declared()
 
-    @stateful.rule(noun=some.sampled_from(["cgroup", "namespace", "overlay", "service", "sandbox"]))
-    def leftovers_of_killed_runs(self, noun):
-        for path in ("/run/bulkhead/made/%s/.other.json.new" % noun, "/etc/bulkhead/%s.d/.other.json.new" % noun):
-            if os.path.isdir(os.path.dirname(path)):
+    @stateful.precondition(lambda self: self.cgroup or self.namespace)
+    @stateful.rule(whole=some.booleans())
+    def halves_of_killed_runs(self, whole):
+        """What a run that was killed while it wrote leaves: a half-written file beside the one, or a claim without identity."""
+        noun, name = ("cgroup", "bulkhead:web") if self.cgroup else ("namespace", "web")
+        for path in glob.glob("/run/bulkhead/made/%s/%s.json" % (noun, name)) + glob.glob("/etc/bulkhead/%s.d/%s.json" % (noun, name)):
+            if whole and path.startswith("/run"):
                 with open(path, "w") as stream:
-                    stream.write("{")
-                os.unlink(path)
+                    stream.write('{"identity": null}')
+            with open("%s/.%s.new" % os.path.split(path), "w") as stream:
+                stream.write('{"ide')
+        if noun == "cgroup":
+            self.declare_cgroup({"pids_max": 13})
+        else:
+            self.declare_namespace(set(self.namespace["types"]), None)
 
     def teardown(self):
         failed = sys.exc_info()[0] is not None

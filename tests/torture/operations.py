@@ -163,9 +163,10 @@ class FirstRun(Cgroup):
 
     def damage(self):
         points = [line.split()[4] for line in text("/proc/self/mountinfo").splitlines()]
-        for point in reversed(points):
-            if point.startswith("/run/bulkhead") or point == "/var/lib/bulkhead" and points.count(point) > 1:
-                unmount(point)
+        if points.count("/var/lib/bulkhead") > 1:
+            unmount("/var/lib/bulkhead")
+        for dummy in range(points.count("/run/bulkhead")):  # with all that is mounted below
+            unmount("/run/bulkhead")
         subprocess.run("rm -rf /run/bulkhead /run/bulkhead.lock /etc/bulkhead/*", shell=True, check=True)
 
 
@@ -416,6 +417,7 @@ class Sandbox(Service):
 
 
 THERE = [sandbox()]
+USERS = dict(types=["user"] + ALL[:-1], hostname="web", uid_map=["0 100000 65536"], gid_map=["0 100000 65536"])
 OTHER = [dict(name="sleep", command=SLEEP, environment=dict(A="2"))]
 Sandbox("sandbox-create", sandbox())
 Sandbox("sandbox-create-without-service", sandbox(services=[]))
@@ -425,3 +427,6 @@ Sandbox("sandbox-recreate", ("sandbox", dict(sandbox(overlay=dict(lower=[BASE + 
         before=THERE, prepare=lambda: (jail.make(BASE + "/own"), os.makedirs(BASE + "/more")))
 Sandbox("sandbox-absent", ("sandbox", dict(sandboxes=[dict(name="web", state="absent")])), before=THERE)
 Sandbox("sandbox-purge", ("sandbox", dict(sandboxes=[], purge=True, remove_data=True)), before=THERE)
+Sandbox("sandbox-with-users", sandbox(namespaces=USERS, services=[]))
+Sandbox("sandbox-with-users-change", sandbox(namespaces=USERS, services=[], devices=[dict(path="/dev/more", source="/dev/null")],
+                                             tmpfs=[dict(target="/n/m")]), before=[sandbox(namespaces=USERS, services=[])])
