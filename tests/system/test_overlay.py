@@ -405,6 +405,22 @@ def test_a_failed_mount_is_undone(place, converge, monkeypatch):
     assert converge("overlay", **place.options())["changed"]
 
 
+def test_an_undo_keeps_data_and_takes_mount_points(place, monkeypatch):
+    def fail(*args):
+        os.makedirs(place("upper/proc/deep"))
+        os.close(os.open(place("upper/node"), os.O_CREAT, 0))
+        if data:
+            open(place("upper/data"), "w", encoding="utf-8").close()
+        raise OSError(12, "Cannot allocate memory")
+    monkeypatch.setattr(overlayfs, "detached", fail)
+    data = False
+    assert not drive.converge("overlay", place.options())["keys"]["not_undone"] and not os.path.exists(place("upper"))
+    data = True
+    answer = drive.converge("overlay", place.options())
+    assert answer["keys"]["not_undone"] == ["make directory %s (there is data in it)" % place("upper")], answer
+    assert os.path.exists(place("upper/data"))
+
+
 def test_killed_between_claim_and_mount(place, converge):
     host = drive.new_host()
     converge("overlay", **place.options())

@@ -124,13 +124,25 @@ def test_one_that_fails_is_undone_and_the_others_are_made(declare, tmp_path):
     assert drive.converge("sandbox", declare("good", "fine"))["changed"] is False
 
 
-def test_a_failure_half_way_undoes_what_was_made(declare):
-    options = declare("web", services=[{"name": "x", "command": ["/bin/sleep", "1"], "user": "root"}])
-    options["sandboxes"][0]["cgroup"]["cpuset_cpus"] = "4095"
+MADE = ["make directory /var/lib/bulkhead/uppers/web/work", "make directory /var/lib/bulkhead/uppers/web/upper", "create cgroup bulkhead/web"]
+BIRTH = "create cgroup, ipc, uts, net, pid, mnt of namespaces web"
+
+
+@pytest.mark.parametrize(("more", "failed", "undone"), [
+    # What only the kernel refuses: a sysctl's value inside the new namespaces, and, as the very last, a start.
+    ({"namespaces": {"types": TYPES, "sysctls": {"net.ipv4.ip_forward": "banana"}}}, BIRTH, MADE),
+    ({"services": [{"name": "x", "command": ["/bin/no-such-command"]}]}, "start service web/x", ["create service web/x", BIRTH] + MADE),
+])
+def test_a_failure_half_way_undoes_what_was_made(declare, more, failed, undone):
+    options = declare("web")
+    options["sandboxes"][0].update(more)
     answer = drive.converge("sandbox", options)
-    assert "Undone: " in answer["error"] or "Cannot set" in answer["error"]
-    assert shown("web") is None
-    assert not glob.glob("/sys/fs/cgroup/*/bulkhead/web")
+    assert answer["keys"]["web"] == {"failed_step": failed, "undone": undone, "not_undone": []}, answer
+    assert answer["error"].endswith(" Undone: %s." % ", ".join(undone))
+    assert not answer["changed"] and not answer["actions"] and shown("web") is None
+    left = [where + "/" + name for top in ("/run/bulkhead", "/run/netns", "/etc/bulkhead", "/var/lib/bulkhead", "/var/log/bulkhead")
+            for where, names, files in os.walk(top) for name in names + files if "web" in name or where.startswith("/run/bulkhead/made/")]
+    assert not left + glob.glob("/sys/fs/cgroup/*/bulkhead")
 
 
 def test_a_limit_changes_in_place_and_the_service_runs_on(converge, declare):

@@ -10,8 +10,10 @@ namespaces or root have to be made anew, the services are stopped before and sta
 
 from __future__ import annotations
 
+import os
+
 from .._engine.plan import Plan
-from .._kernel import nsfs
+from .._kernel import holders, nsfs
 from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
@@ -90,12 +92,39 @@ def _plan_namespaces(host, spec, recorded):
     wanted.force = _lost(host, "namespace", spec.key, recorded)
     wanted.kill = True  # who may be killed has been looked at by then: services are stopped, visitors refused
     namespace.plan(host, wanted, spaces)
+    if spec.root is not None and host.claims.read(root.NOUN, spec.key) is None:
+        for step in spaces.steps:
+            _forgets_root(host, spec.key, step)
     host.promised.add(("namespace", spec.key))
     plan.take(spaces, "namespaces")
     if "mnt" in wanted.made:
         mounts.steps = []  # the new root is furnished with all of it
     plan.take(mounts, "root")
     return plan
+
+
+def _forgets_root(host, name, step):
+    """Where a first root is made in a step, what was noted about it goes when the step fails or is undone."""
+    apply, undo = step.apply, step.undo
+
+    def forget():
+        gone = Plan()
+        root.plan_removal(host, name, gone)
+        for each in gone.steps:
+            each.apply()
+
+    def act():
+        try:
+            apply()
+        except (BulkheadError, OSError):
+            forget()
+            raise
+
+    def back():
+        undo()
+        forget()
+
+    step.apply, step.undo = act, undo and back
 
 
 # -- absent
@@ -169,17 +198,30 @@ def _services(host, name):
 
 
 def _refuse_visitors(host, name, verb, kill):
-    """Processes in the sandbox that are neither its keeper nor descend from it or from a service: logins, debuggers."""
+    """Processes in the sandbox that are neither its keeper nor descend from it or from a service: logins, debuggers.
+
+    When its cgroup goes, too, those of the host that somebody has moved there count as well.
+    """
     now = namespace.found(host, name)
-    if kill or not now.exists:
+    if kill:
         return
     own = {now.keeper(host)} | {service.pid(host, each) for each in _services(host, name)}
-    inside = namespace.members(host, now, [kind for kind, pin in now.pins.items() if pin.alive])
+    inside = namespace.members(host, now, [kind for kind, pin in now.pins.items() if pin.alive]) if now.exists else {}
+    if verb == "remove":
+        inside.update((pid, holders.command(host.proc, pid)) for pid in host.cgroups().processes(PREFIX + name) if _at_home(host, pid))
     visitors = {pid: command for pid, command in inside.items() if not own.intersection(_ancestors(host, pid))}
     if visitors:
         shown = ", ".join("%d (%s)" % item for item in list(visitors.items())[:5])
         raise BulkheadError("Cannot %s sandbox %s: processes that are not of its services live in it: %s. Let them end, or set kill: true." % (
             verb, name, shown), processes=[{"pid": pid, "command": command} for pid, command in visitors.items()])
+
+
+def _at_home(host, pid):
+    """Is a process's root that of the host?"""
+    try:
+        return os.path.samestat(os.stat("%s/%d/root" % (host.proc, pid)), os.stat("/"))
+    except OSError:
+        return False
 
 
 def _ancestors(host, pid):
