@@ -66,7 +66,7 @@ namespaces:
       description:
         - What is pinned, by type.
         - C(condition) is V(alive), V(dead) for a pid namespace without its init, V(wrong) for a namespace of another type,
-          or V(file) for what is no namespace.
+          V(file) for the empty file that is left of a pin, or V(taken) for something else.
       returned: always
       type: dict
       sample:

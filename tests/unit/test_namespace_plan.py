@@ -101,12 +101,17 @@ def test_what_is_fixed_is_refused(host, states, options, words):
     with pytest.raises(BulkheadError) as caught:
         plan(host, **options)
     assert words in caught.value.message and caught.value.message.count("\n") == 0
+    host.promised.add(("namespace", "other"))
     put(host, states, "unfinished")  # what we were making when we were killed is ours to make again
     assert plan(host, **options).actions
 
 
 @pytest.mark.parametrize("options", [dict(types=["net", "uts"]), dict(state="absent")])
 def test_somebody_elses(host, options):
+    for state in ("alive", "wrong", "taken"):
+        put(host, dict(net=state), "none")
+        with pytest.raises(BulkheadError) as caught:
+            plan(host, **options)
     put(host, alive("net"), "none")
     with pytest.raises(BulkheadError) as caught:
         plan(host, **options)

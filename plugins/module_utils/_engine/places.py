@@ -47,10 +47,11 @@ def ensure(host):
         path = "%s/%s" % (host.state, directory)
         if not os.path.isdir(path):
             os.makedirs(path, mode=0o700 if directory == "made" else 0o755, exist_ok=True)
-    if host.mounts().top(host.lib) is None:
-        os.makedirs(host.lib, mode=0o755, exist_ok=True)
-        sc.mount(host.lib, host.lib, None, sc.MS_BIND)
-        sc.mount(None, host.lib, None, sc.MS_PRIVATE)
+    library = os.path.realpath(host.lib)  # a link to a larger disk is as good; the mount table names where it leads
+    if host.mounts().top(library) is None:
+        os.makedirs(library, mode=0o755, exist_ok=True)
+        sc.mount(library, library, None, sc.MS_BIND)
+        sc.mount(None, library, None, sc.MS_PRIVATE)
         made = True
     if made:
         host.forget()
@@ -58,7 +59,7 @@ def ensure(host):
 
 def clear(host):
     """Undo ensure() on a host that has nothing of ours left; what is still in use says so by EBUSY."""
-    for path in [part[0] for part in reversed(parts(host))] + [host.lib]:
+    for path in [part[0] for part in reversed(parts(host))] + [os.path.realpath(host.lib)]:
         while _made_here(host, path):
             sc.umount(path)
             host.forget()
@@ -69,7 +70,7 @@ def _made_here(host, path):
     mount = host.mounts().top(path)
     if mount is None:
         return False
-    if path != host.lib:
+    if path != os.path.realpath(host.lib):
         return mount.fstype == "tmpfs" and mount.source == "bulkhead"
     below = host.mounts().by_id.get(mount.parent)  # a bind on itself shows the directory that it hides
     return below is not None and mount.device == below.device and mount.root == below.root.rstrip("/") + path[len(below.target.rstrip("/")):]

@@ -191,7 +191,10 @@ class Trees:
         return [word for word in controllers if word not in enabled]
 
     def attach(self, name, pids, leaf="exec", keys=None):
-        """Move whole processes into NAME (into LEAF of it on cgroup2; None: NAME itself, as threaded ones need)."""
+        """Move whole processes into NAME (into LEAF of it on cgroup2; None: NAME itself, as threaded ones need).
+
+        A pid 0, which stands for one that we cannot see, stays: to the kernel it would be ourselves.
+        """
         for key in self.roots if keys is None else keys:
             path = self.path(name, key)
             if not pids or not os.path.isdir(path):
@@ -200,7 +203,8 @@ class Trees:
                 path += "/" + leaf
                 _mkdir(path)
             for pid in pids:
-                write(path + "/cgroup.procs", str(pid))
+                if pid:
+                    write(path + "/cgroup.procs", str(pid))
 
     def members(self, pid, proc="/proc"):
         """{key: path of the directory} that a process is in; {} when there is no such process."""

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 
 from . import syscalls as sc
@@ -45,8 +46,8 @@ def pin_path(host, name, kind):
 class Pin:
     """What a pin's path holds.
 
-    ``state``: absent; file (something that is no namespace, as a crash leaves it); wrong (a namespace of another type);
-    dead (a pid namespace without its init, in which nothing can be started any more); alive.
+    ``state``: absent; file (an empty file, as a crash leaves it); taken (something else that is no namespace); wrong (a namespace
+    of another type); dead (a pid namespace without its init, in which nothing can be started any more); alive.
     ``identity`` (st_dev, st_ino) of a namespace, ``init`` the pid of a pid namespace's init as the host sees it.
     """
 
@@ -74,13 +75,14 @@ def look(path, kind, inits=None):
         return Pin(path, kind, "absent")
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
-            return Pin(path, kind, "absent" if exc.errno == errno.ENOTDIR else "file")
+            return Pin(path, kind, "absent" if exc.errno == errno.ENOTDIR else "taken")
         raise
     try:
         try:
             flag = fcntl.ioctl(fd, _NS_GET_NSTYPE)
         except OSError:  # ENOTTY: no nsfs file
-            return Pin(path, kind, "file")
+            found = os.fstat(fd)
+            return Pin(path, kind, "file" if stat.S_ISREG(found.st_mode) and not found.st_size else "taken")
         identity = _identity(os.fstat(fd))
         if flag != FLAGS[kind]:
             return Pin(path, kind, "wrong", identity)

@@ -59,8 +59,11 @@ class Found:
         return known is None or (kind in known and known[kind] is None)
 
     def foreign(self):
-        """Types whose living namespace somebody else made."""
-        return [kind for kind, pin in self.pins.items() if pin.alive and not self.ours(kind)]
+        """Types whose living namespace somebody else made, or in whose place, which was never ours, lies something else of theirs."""
+        known = self.claim.get("identity") if self.claim else {}
+        claimed = TYPES if known is None else known
+        return [kind for kind, pin in self.pins.items() if pin.alive and not self.ours(kind) or
+                pin.state in ("wrong", "taken") and kind not in claimed]
 
     def keeper(self, host):
         """The pid of our keeper, or None."""
@@ -199,12 +202,17 @@ def _foresee(host, spec, make, plan):
     """What the making will need. What an earlier task of the play may make is not there yet in check mode: a warning."""
     _inside.refuse_initial(host, spec, make)
     if make and spec.owner is not None and (NOUN, spec.owner) not in host.promised and not _owner(host, spec).alive:
-        plan.warn("There is no user namespace of the name %s to own the namespaces %s. Make it before, with types: [user]."
-                  % (spec.owner, spec.name))
+        _lacking(host, plan, spec, "there is no user namespace of the name %s to own them. Make it first, with types: [user]" % spec.owner)
     if spec.cgroup is not None and make & {"pid", "cgroup"} and ("cgroup", spec.cgroup) not in host.promised:
         if not host.cgroups().exists(spec.cgroup):
-            plan.warn("There is no cgroup %s for the namespaces %s. Make it before, with the module cgroup."
-                      % (spec.cgroup, spec.name))
+            _lacking(host, plan, spec, "there is no cgroup %s. Make it first, with the module cgroup" % spec.cgroup)
+
+
+def _lacking(host, plan, spec, what):
+    text = "Cannot create namespaces %s: %s." % (spec.name, what)
+    if not host.check:
+        raise BulkheadError(text)
+    plan.warn(text + " An earlier task is expected to do so.")
 
 
 def _owner(host, spec):
