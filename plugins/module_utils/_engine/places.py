@@ -61,7 +61,8 @@ def clear(host):
     """Undo ensure() on a host that has nothing of ours left; what is still in use says so by EBUSY."""
     for path in [part[0] for part in reversed(parts(host))] + [os.path.realpath(host.lib)]:
         while _made_here(host, path):
-            sc.umount(path)
+            # The bind shows the directory that it hides, so who still has it open loses nothing by its going.
+            sc.umount(path, sc.UMOUNT_NOFOLLOW | (sc.MNT_DETACH if path == host.lib else 0))
             host.forget()
 
 
