@@ -176,7 +176,7 @@ def test_everything_inside_ends_with_it():
 
 def test_many_at_once():
     script = "mkdir -p /sys/fs/cgroup/memory/a/b; touch /etc/bulkhead/x; test $(ls /etc/bulkhead | wc -l) = 1"
-    running = [subprocess.Popen([ALONE, "sh", "-c", script]) for _ in range(8)]
+    running = [subprocess.Popen([ALONE, "sh", "-c", script]) for dummy in range(8)]
     assert [process.wait(60) for process in running] == [0] * 8
 
 

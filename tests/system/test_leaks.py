@@ -79,12 +79,12 @@ def resident():
 
 def cycle(make, remove, times):
     """In this process, so that its own descriptors and memory tell too."""
-    for _ in range(5):
+    for dummy in range(5):
         act(make)
         act(remove)
     gc.collect()
     before, memory = leftovers.Snapshot(), resident()
-    for _ in range(times):
+    for dummy in range(times):
         act(make)
         act(remove)
     gc.collect()
@@ -115,7 +115,7 @@ def test_failures_leave_nothing():
     assert "error" in drive.converge("sandbox", make)
     drive.converge(*remove)
     before = leftovers.Snapshot()
-    for _ in range(max(CYCLES // 30, 1)):
+    for dummy in range(max(CYCLES // 30, 1)):
         assert "error" in drive.converge("sandbox", make)
     drive.converge(*remove)
     left = before.settled()

@@ -142,7 +142,7 @@ class Machine(stateful.RuleBasedStateMachine):
     @stateful.rule(options=some.fixed_dictionaries({}, optional=dict(memory_max=some.sampled_from([64 << 20, 128 << 20]),
                                                                      pids_max=some.integers(10, 12), frozen=some.booleans())))
     def declare_cgroup(self, options):
-        self.cgroup = dict(self.cgroup, name="bulkhead/web", **{key: value for key, value in options.items()})
+        self.cgroup = dict(self.cgroup, name="bulkhead/web", **options)
         self.step("cgroup", dict(options, name="bulkhead/web"))
 
     @stateful.rule()

@@ -312,9 +312,9 @@ SERVICE = dict(name="web", root=JAIL, command=SLEEP, environment=dict(A="1"), rl
 NO_SERVICE = [("service", dict(name="web", state="absent"))]
 
 
-def running(words=SLEEP):
+def running(words=tuple(SLEEP)):
     """The pids that execute just these words."""
-    return [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/cmdline") if text(path).split("\0")[:-1] == words]
+    return [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/cmdline") if text(path).split("\0")[:-1] == list(words)]
 
 
 def settle(number):

@@ -220,7 +220,7 @@ def test_an_entry_is_a_dictionary(value):
 def test_an_error_in_the_defaults_is_told_once_where_it_was_written():
     problems = Problems()
     model.parse({"defaults": {"cgroup": {"memory_max": "12Q"}, "namespaces": {"types": ["uts"]}},
-                   "sandboxes": [{"name": "a"}, {"name": "b", "cgroup": {"pids_max": -1}}, {"name": "c", "cgroup": {"memory_max": "13Q"}}]}, "", problems)
+                 "sandboxes": [{"name": "a"}, {"name": "b", "cgroup": {"pids_max": -1}}, {"name": "c", "cgroup": {"memory_max": "13Q"}}]}, "", problems)
     assert [error.split(": ")[0] for error in problems.errors] == [
         "defaults.cgroup.memory_max", "sandboxes[1].cgroup.pids_max", "sandboxes[2].cgroup.memory_max"]
 
