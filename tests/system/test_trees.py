@@ -117,12 +117,11 @@ def test_a_process_that_swaps_names(root):
     """A directory and a link to the outside change places all the time; nothing is ever made or removed outside."""
     fd, top, out = root
     os.makedirs(out + "/keep/sub")
-    seconds = float(os.environ.get("BULKHEAD_RACE", "2"))
+    os.makedirs(top + "/real")
+    os.symlink(out, top + "/link")
+    seconds, libc = float(os.environ.get("BULKHEAD_RACE", "2")), ctypes.CDLL(None)
     attacker = os.fork()
     if attacker == 0:
-        libc = ctypes.CDLL(None)
-        os.makedirs(top + "/real", exist_ok=True)
-        os.symlink(out, top + "/link")
         try:
             while os.getppid() != 1:
                 libc.renameat2(-100, (top + "/real").encode(), -100, (top + "/link").encode(), 2)  # RENAME_EXCHANGE
