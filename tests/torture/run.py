@@ -98,8 +98,7 @@ class Tally:
     def show(self, seconds):
         print("%-28s %6s %6s %6s %6s %6s" % ("operation", "calls", "kills", "errors", "passed", "failed"))
         for name, counts in self.counts.items():
-            print("%-28s %6d %6d %6d %6d %6d" % (name, counts["calls"], counts["kill"], counts["error"], counts["passed"],
-                                                    counts["failed"]))
+            print("%-28s %6d %6d %6d %6d %6d" % (name, *(counts[word] for word in ("calls", "kill", "error", "passed", "failed"))))
         total = sum((counts for counts in self.counts.values()), collections.Counter())
         print("%d kill points, %d errors, %d traces in %d s" % (total["kill"], total["error"], total["trace"], seconds))
         print("%d passed, %d failed" % (self.passed, self.failed))
