@@ -125,7 +125,7 @@ def fallbacks(runner):
         (["--root", "shared"], ["trees", "overlay", "root", "namespace"]),
         (["--block", "openat2"], ["trees", "overlay", "root", "namespace"]),
         (["--block", "fsopen,mount_setattr,statmount"], ["overlay", "root", "namespace"]),
-        (["--cgroup", "v2"], ["overlay", "root"]),
+        (["--cgroup", "v2"], ["overlay", "root", "namespace"]),
     ):
         files = ["tests/system/test_%s.py" % name for name in names]
         status, text = runner.run([*ALONE, *options, "pytest", "-q", "-p", "no:cacheprovider", *files])

@@ -394,3 +394,19 @@ def test_with_either_kind_of_root(root):
         "test -z \"$(ls -A /run/netns /run/bulkhead/ns /run/bulkhead/mntns | grep web)\"",
     ))
     subprocess.run([sys.executable, os.path.dirname(HERE) + "/alone", "--root", root, "bash", "-c", script], check=True)
+
+
+def test_the_cgroup_namespace_is_rooted_in_the_declared_cgroup(converge, host):
+    """On cgroup2 processes live in leaves below it, and see themselves there, not beside it."""
+    converge("cgroup", name="bulkhead/rooted")
+    converge("namespace", name="rooted", types=["pid", "cgroup"], cgroup="bulkhead/rooted")
+    try:
+        keeper = drive.resource("namespace").show(drive.new_host(), "rooted")["keeper"]
+        seen = subprocess.run(["nsenter", "--cgroup=/run/bulkhead/ns/rooted/cgroup", "cat", "/proc/%d/cgroup" % keeper],
+                              check=True, capture_output=True, text=True).stdout.splitlines()
+        unified = host.cgroups().mode == "unified"
+        counted = ("",) if unified else ("memory", "pids", "cpu")
+        assert {line.split(":", 2)[2] for line in seen if line.split(":")[1] in counted} == {"/keeper" if unified else "/"}
+    finally:
+        converge("namespace", name="rooted", state="absent")
+        converge("cgroup", name="bulkhead/rooted", state="absent")

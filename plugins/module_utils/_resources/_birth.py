@@ -37,17 +37,19 @@ class Request:
     """What is to be born.
 
     ``make``: types. ``join``: {type: path} of the set's pins that stay. ``owner``: path of the user namespace that owns (not
-    when ``make`` has user, which then owns). ``cgroup_files``: files to write `0` to. ``settle(types)``: sets what belongs
+    when ``make`` has user, which then owns). ``cgroup_files``: files to write `0` to;
+    ``cgroup_leaf``: the one to which the keeper is moved when its cgroup namespace is made (cgroup2). ``settle(types)``: sets what belongs
     inside the namespaces of these types, called within them. ``furnish()``: called in a copy of the template's mounts, last;
     None: the mounts are a copy of the host's, to which the host's changes propagate (slave).
     """
 
-    __slots__ = ("name", "make", "join", "owner", "uid_map", "gid_map", "time_offsets", "cgroup_files", "settle", "furnish", "bare")
+    __slots__ = ("name", "make", "join", "owner", "uid_map", "gid_map", "time_offsets", "cgroup_files", "cgroup_leaf", "settle", "furnish",
+                 "bare")
 
     def __init__(self, name, make, join=None):
         self.name, self.make, self.join = name, frozenset(make), join or {}
         self.owner = self.uid_map = self.gid_map = self.time_offsets = None
-        self.cgroup_files = ()
+        self.cgroup_files, self.cgroup_leaf = (), None
         self.settle = self.furnish = None
         self.bare = True  # furnish starts from the template; False: from the host's mounts
 
@@ -117,6 +119,8 @@ class _Birth:
             if not request.owned or not self.keep:
                 self.inner = child
             self._listen(child)
+            if self.keep and request.cgroup_leaf is not None:
+                _join(request.cgroup_leaf, self.inner)
             found = self._pin()
             if request.owned and request.settle:
                 self._settle_owned()
@@ -270,9 +274,12 @@ class _Birth:
                 pass
         if self.request.make.intersection(("pid", "cgroup")):
             for path in self.request.cgroup_files:
-                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-                os.write(fd, b"0")
-                os.close(fd)
+                try:
+                    _join(path, 0)
+                except OSError as exc:  # it hands controllers on, so it takes no process: then the root is the leaf
+                    if exc.errno != errno.EBUSY or self.request.cgroup_leaf is None:
+                        raise
+                    _join(self.request.cgroup_leaf, 0)
 
     def _outer(self):
         """Enter the user namespace that owns; fork the one who lives there."""
@@ -360,6 +367,15 @@ class _Birth:
             sc.mount(None, "/", None, sc.MS_REC | sc.MS_SLAVE)
         else:
             self.request.furnish()
+
+
+def _join(path, pid):
+    """Move a process (0: the caller) into a cgroup by its `tasks` or `cgroup.procs`."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"%d" % pid)
+    finally:
+        os.close(fd)
 
 
 def _raise(error):

@@ -229,6 +229,9 @@ def _create(host, spec, order):
                                 % (spec.name, spec.cgroup))
         trees.make_leaf(spec.cgroup, "keeper")
         request.cgroup_files = trees.join_files(spec.cgroup, "keeper")
+        if trees.mode == "unified":  # a cgroup namespace is rooted where its maker is: in the cgroup itself, then the keeper moves on
+            request.cgroup_leaf = request.cgroup_files.pop()
+            request.cgroup_files.append(os.path.dirname(os.path.dirname(request.cgroup_leaf)) + "/cgroup.procs")
     if spec.owner is not None and not _owner(host, spec).alive:
         raise BulkheadError("Cannot create namespaces %s: there is no user namespace of the name %s to own them. "
                             "Make it first, with types: [user]." % (spec.name, spec.owner))
