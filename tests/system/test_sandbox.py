@@ -289,6 +289,22 @@ def test_a_sandbox_without_a_mount_namespace_is_a_chroot_on_an_overlay(full_cycl
     full_cycle("sandbox", options, {"sandboxes": [{"name": "jail", "state": "absent"}]})
 
 
+def test_a_chroot_sandbox_changes_its_layers_with_leave(converge, refuse, declare, base, tmp_path):
+    (tmp_path / "layer").mkdir()
+    options = declare("jail")
+    options["sandboxes"][0]["namespaces"]["types"] = ["uts"]
+    converge("sandbox", **options)
+    pid = main_pid("jail")
+    options["sandboxes"][0]["overlay"]["lower"] = [str(tmp_path / "layer"), base]
+    assert "on_mismatch: recreate" in refuse("sandbox", **options)
+    assert main_pid("jail") == pid
+    predicted = converge("sandbox", check=True, on_mismatch="recreate", **options)
+    done = converge("sandbox", on_mismatch="recreate", **options)
+    assert predicted["actions"] == done["actions"] and "stop service jail/sleep" in done["actions"]
+    until(lambda: main_pid("jail") not in (None, pid))
+    assert not converge("sandbox", **options)["changed"]
+
+
 def test_defaults_are_merged_by_key(converge, base):
     converge("sandbox", defaults={"namespaces": {"types": ["uts"]}, "cgroup": {"pids_max": 9, "memory_max": "64M"}},
              sandboxes=[{"name": "a"}, {"name": "b", "cgroup": {"pids_max": 10}}])

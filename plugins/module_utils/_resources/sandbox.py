@@ -56,20 +56,33 @@ def _present(host, spec, plan):
     cgroup.plan(host, spec.cgroup, group)
     host.promised.add(("cgroup", spec.cgroup.name))
     spaces = _plan_namespaces(host, spec, recorded)
-    renewed = spec.namespaces is not None and spec.namespaces.renewed
+    base = _plan_chroot(host, spec)
+    renewed = bool(spec.namespaces is not None and spec.namespaces.renewed) or _unmounts(base)
     if renewed:
         _refuse_visitors(host, spec.key, "recreate", spec.policy["kill"])
         for name in sorted(declared.intersection(_services(host, spec.key))):
             service.plan_stop(host, name, plan)
     plan.take(group, "cgroup")
     plan.take(spaces)
-    if spec.overlay is not None and spec.root is None:
-        plan.take(_part(overlay.plan, host, spec.overlay), "overlay")
+    plan.take(base, "overlay")
     for each in spec.services:
-        each.renew = bool(renewed)
+        each.renew = renewed
         each.on_change = spec.policy["on_change"] or "report"
         plan.take(_part(service.plan, host, each), each.name)
     plan.record(RECORD, spec.key, spec.options)
+
+
+def _plan_chroot(host, spec):
+    """The plan of the overlay of a sandbox without a mount namespace, on the host; what lives in it is looked at by the caller."""
+    if spec.overlay is None or spec.root is not None:
+        return Plan()
+    spec.overlay.lazy = bool(_services(host, spec.key))  # they are stopped before it is taken away
+    return _part(overlay.plan, host, spec.overlay)
+
+
+def _unmounts(plan):
+    """Does it take away the mount that services live in?"""
+    return any(action.startswith(("replace ", "unmount ")) for action in plan.actions)
 
 
 def _plan_namespaces(host, spec, recorded):
