@@ -10,24 +10,34 @@ import os
 
 
 class Mount:
-    """One line: ids are numbers, ``device`` is MAJOR:MINOR, paths are unescaped, ``super_options`` stay as escaped text."""
+    """One line: ids are numbers, ``device`` is MAJOR:MINOR, paths are unescaped, ``super_options`` stay as escaped text.
+
+    What is behind the device is alike in most mount namespaces, and then shared: it is not to be changed.
+    """
 
     __slots__ = ("id", "parent", "device", "root", "target", "options", "propagation", "fstype", "source", "super_options")
 
-    def __init__(self, fields, separator):
-        self.id, self.parent = int(fields[0]), int(fields[1])
-        self.device = fields[2]
-        self.root, self.target = unescape(fields[3]), unescape(fields[4])
-        self.options = fields[5].split(",")
-        self.propagation = fields[6:separator]  # such as shared:12, master:3; none: private
-        self.fstype = fields[separator + 1]
-        self.source = unescape(fields[separator + 2])
-        # Split on commas before unescaping: a comma inside a value arrives as \\054 or backslash-comma.
-        self.super_options = fields[separator + 3] if len(fields) > separator + 3 else ""
+    def __init__(self, line):
+        number, parent, self.device, rest = line.split(" ", 3)
+        self.id, self.parent = int(number), int(parent)
+        if rest not in _known:
+            _known[rest] = _parse(rest.split(" "))
+        self.root, self.target, self.options, self.propagation, self.fstype, self.source, self.super_options = _known[rest]
 
     @property
     def shared(self):
         return any(tag.startswith("shared:") for tag in self.propagation)
+
+
+_known = {}  # the text of a line behind its device: what it says
+
+
+def _parse(fields):
+    end = fields.index("-", 3)  # optional fields end at a lone hyphen, and there may be none of them
+    # Propagation is such as shared:12, master:3; none: private. The last field is to be split on commas before unescaping: a comma
+    # inside a value arrives as \\054 or backslash-comma.
+    return (unescape(fields[0]), unescape(fields[1]), fields[2].split(","), fields[3:end], fields[end + 1], unescape(fields[end + 2]),
+            fields[end + 3] if len(fields) > end + 3 else "")
 
 
 def unescape(text):
@@ -55,22 +65,25 @@ class Table:
     """
 
     def __init__(self, text):
-        self.mounts = []
-        for line in text.splitlines():
-            fields = line.split(" ")
-            # Optional fields end at a lone hyphen, and there are at least none of them.
-            self.mounts.append(Mount(fields, fields.index("-", 6)))
-        self.by_id = {mount.id: mount for mount in self.mounts}
-        self._children = {}
-        for mount in self.mounts:
-            self._children.setdefault((mount.parent, mount.target), []).append(mount)
-        self._by_target = {}
-        for mount in self.mounts:
-            self._by_target.setdefault(mount.target, []).append(mount)
+        self.mounts = [Mount(line) for line in text.splitlines()]
+        self._maps = None
+
+    def _mapped(self):
+        """({id: mount}, {(parent, target): mounts}, {target: mounts}), made when first asked for."""
+        if self._maps is None:
+            self._maps = {mount.id: mount for mount in self.mounts}, {}, {}
+            for mount in self.mounts:
+                self._maps[1].setdefault((mount.parent, mount.target), []).append(mount)
+                self._maps[2].setdefault(mount.target, []).append(mount)
+        return self._maps
+
+    @property
+    def by_id(self):
+        return self._mapped()[0]
 
     def at(self, path):
         """All mounts with this mount point, in the table's order."""
-        return self._by_target.get(path, [])
+        return self._mapped()[2].get(path, [])
 
     def top(self, path):
         """The mount that a walk to ``path`` ends on when ``path`` is a mount point, else None."""
@@ -92,7 +105,7 @@ class Table:
             roots = [each for each in self.at(prefix) if each.parent not in self.by_id or each.parent == each.id]
             mount = roots[-1] if roots else None
         while mount is not None:
-            stacked = [each for each in self._children.get((mount.id, prefix), ()) if each is not mount]
+            stacked = [each for each in self._mapped()[1].get((mount.id, prefix), ()) if each is not mount]
             if not stacked:
                 break
             mount = stacked[-1]

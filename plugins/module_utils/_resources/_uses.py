@@ -45,7 +45,12 @@ def _chain(host, path):
 
 
 def _real(host, path):
-    return host.cached(("chain", path), lambda: _chain(host, os.path.realpath(path)))
+    return host.cached(("chain", path), lambda: _chain(host, real(host, path)))
+
+
+def real(host, path):
+    """Where a path leads, once per run: a layer is of many overlays."""
+    return host.cached(("real", path), lambda: os.path.realpath(path))
 
 
 def _in_use(host, overlays):
