@@ -82,11 +82,23 @@ def unmount(path):
         pass
 
 
+def clear():
+    """Take everything away, by the engine."""
+    jail.clear()
+    drive.apart("overlay", dict(path=PLACE, state="absent", remove_data=True, upper=UPPER + "upper", work=UPPER + "work"))
+    drive.apart("sandbox", dict(sandboxes=[], purge=True, remove_data=True, kill=True))
+    host = drive.new_host()
+    scan.shutdown(host)
+    entry.clear(host)
+    drive.command(["rm", "-rf", BASE])
+
+
 class Machine(stateful.RuleBasedStateMachine):
     """The model: what was declared last of one cgroup, one set of namespaces, one overlay, one service, one sandbox."""
 
     def __init__(self):
         super().__init__()
+        clear()  # what a sequence that failed has left
         self.start = leftovers.Snapshot()
         jail.make(BASE + "/root")
         for name in ("one", "two", "three"):
@@ -277,16 +289,9 @@ class Machine(stateful.RuleBasedStateMachine):
             self.declare_namespace(set(self.namespace["types"]), None)
 
     def teardown(self):
-        failed = sys.exc_info()[0] is not None
-        jail.clear()
-        drive.apart("overlay", dict(path=PLACE, state="absent", remove_data=True))
-        drive.apart("sandbox", dict(sandboxes=[], purge=True, remove_data=True, kill=True))
-        host = drive.new_host()
-        scan.shutdown(host)
-        entry.clear(host)
-        drive.command(["rm", "-rf", BASE])
+        clear()
         left = self.start.settled()
-        assert failed or not left, "left behind:\n" + "\n".join(left)
+        assert not left, "left behind:\n" + "\n".join(left)
 
 
 Machine.TestCase.settings = hypothesis.settings(
