@@ -68,6 +68,13 @@ def test_every_state(place, full_cycle):
     assert not os.path.exists(place("mnt")) and os.path.isdir(place("upper"))
 
 
+def test_the_diff_tells_what_comes_and_goes(place, converge):
+    options = place.options()
+    shown = converge("overlay", **options)["diff"]["after"]
+    assert shown["lower"] == options["lower"] and shown["upper"] == options["upper"] and shown["path"] == options["path"]
+    assert converge("overlay", path=place("mnt"), state="absent")["diff"]["before"] == dict(shown, state="mounted")
+
+
 def test_content(place, converge):
     converge("overlay", **place.options())
     assert sorted(os.listdir(place("mnt/etc"))) == ["app", "base"]

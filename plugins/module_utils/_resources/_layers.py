@@ -61,7 +61,7 @@ def check(host, what, layers, replaced=(), reset=False, own=None):
                 host.warn("The layer %s does not exist yet; an earlier task is expected to make it." % path)
                 continue
             raise refusal(what, "the layer %s cannot be used: %s" % (path, reason(exc).split(" (")[0]), "Make it first")
-        real = os.path.realpath(path)
+        real = _uses.real(host, path)
         for other, name in seen.items():
             if _within(real, other) or _within(other, real):
                 raise refusal(what, "the layers %s and %s are one inside the other" % (name, path), "Give separate directories")
@@ -90,21 +90,21 @@ def _depth(host, what, path, real):
 
 
 def _check_upper(host, what, layers, lowers, reset):
-    mounts = []
+    mounts, places = [], []
     for path in (layers.upper, layers.work):
         if os.path.lexists(path) and not os.path.isdir(path):
             raise refusal(what, "%s is not a directory" % path, "Remove it or name another")
         parent = path if os.path.isdir(path) else os.path.dirname(path)
         if not os.path.isdir(parent) and not ours(host, path):
             raise refusal(what, "there is no directory %s to make %s in" % (parent, os.path.basename(path)), "Make it first")
-        real = os.path.realpath(path)
+        real = _uses.real(host, path)
+        places.append(real)
         for lower, name in lowers.items():
             if _within(real, lower) or _within(lower, real):
                 raise refusal(what, "%s and the layer %s are one inside the other" % (path, name), "Give separate directories")
         mounts.append(host.mounts().holder(real))
     first, second = mounts
-    if _within(os.path.realpath(layers.upper), os.path.realpath(layers.work)) or \
-            _within(os.path.realpath(layers.work), os.path.realpath(layers.upper)):
+    if _within(places[0], places[1]) or _within(places[1], places[0]):
         raise refusal(what, "upper and work are one inside the other", "Give separate directories")
     if first is not None and second is not None:
         # Ours below /var/lib/bulkhead may get a mount of their own between now and then, both the same.
@@ -225,10 +225,10 @@ def leftovers(paths):
 
 
 def has_data(upper):
-    """Does a directory exist and hold more than mount points?"""
+    """Does a directory exist and hold more than mount points? One that cannot be looked at is no empty one: that is an error."""
     try:
         fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         return trees.has_data(fd)

@@ -50,6 +50,7 @@ def _plan_mounted(host, spec, plan, found, foreign):
     _check_path(host, spec, layers)
     _layers.plan_directories(host, layers, plan)
     if spec.namespace is None and not os.path.isdir(spec.path):
+        plan.differ("path", None, spec.path)
         plan.add("make directory %s" % spec.path, lambda: _layers.make(found.path), lambda: os.rmdir(found.path))
     for key, (before, after) in differences.items():
         plan.differ(key, before, after)
@@ -57,6 +58,7 @@ def _plan_mounted(host, spec, plan, found, foreign):
     same_upper = found.is_overlay and found.layers.upper and layers.upper == found.layers.upper
     if found.mount is None:
         plan.differ("state", "unmounted", "mounted")
+        _differ_whole(plan, None, layers)
         _plan_reset(spec, plan, layers)
         plan.add("mount overlay on %s" % place(spec), build.mount, build.unmount)
     elif same_upper or spec.reset or len(found.stack) > 1 or not found.is_overlay:
@@ -69,6 +71,14 @@ def _plan_mounted(host, spec, plan, found, foreign):
     _plan_leftovers(layers, plan, made=spec.reset)
     plan.record(NOUN, spec.key, dict(spec.declared, state="mounted"), merge=True)
     host.promised.add((NOUN, spec.key))
+
+
+def _differ_whole(plan, before, after):
+    """What an overlay is made of, where it comes or goes as a whole."""
+    for key in ("lower", "data", "upper", "work"):
+        pair = [getattr(layers, key) or None if layers is not None else None for layers in (before, after)]
+        if pair != [None, None]:
+            plan.differ(key, *pair)
 
 
 def wanted(host, spec, shown, remembered=None):
@@ -257,6 +267,7 @@ def _plan_gone(host, spec, plan, found, foreign):
     if found.stack:
         _refuse_in_use(host, spec, found, "unmount")
         plan.differ("state", "mounted", spec.state)
+        _differ_whole(plan, found.layers, None)
         build = Build(host, spec, found, found.layers, 0)
         plan.add("unmount overlay from %s" % place(spec), build.unmount_old, build.mount_old)
     elif host.claims.read(NOUN, spec.key) is not None:
@@ -273,6 +284,7 @@ def _plan_gone(host, spec, plan, found, foreign):
         _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
     _layers.plan_removal(host, upper, work, spec.remove_data, plan)
     if spec.namespace is None and os.path.isdir(spec.path) and not os.path.islink(spec.path) and _removable(found):
+        plan.differ("path", spec.path, None)
         plan.add("remove directory %s" % spec.path, lambda: _layers.remove_if_empty(found.path), lambda: _layers.make(found.path))
     plan.record(NOUN, spec.key, None)
 
