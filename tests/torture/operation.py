@@ -13,7 +13,6 @@ import collections
 import ctypes
 import glob
 import os
-import signal
 import subprocess
 
 TABLE = collections.OrderedDict()

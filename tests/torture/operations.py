@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import cgroups  # noqa: F401
-import namespaces  # noqa: F401
-import overlays  # noqa: F401
-import sandboxes  # noqa: F401
-import services  # noqa: F401
+import importlib
+
 from operation import TABLE
+
+for noun in ("cgroups", "namespaces", "overlays", "services", "sandboxes"):
+    importlib.import_module(noun)  # each puts its own into the table
 
 __all__ = ("TABLE",)

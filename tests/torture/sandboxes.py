@@ -15,6 +15,7 @@ from operation import expect, gone, text
 from overlays import BASE
 from services import SLEEP, Service, running, settle
 
+
 def sandbox(**more):
     one = dict(name="web", namespaces=dict(types=ALL[:-1], hostname="web"), cgroup=dict(memory_max="256M", pids_max=64),
                overlay=dict(lower=[BASE + "/own"]), bind=jail.BINDS, services=[dict(name="sleep", command=SLEEP, environment=dict(A="1"))])
