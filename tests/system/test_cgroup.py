@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import drive
 import pytest
 
 NAME = "bulkhead/t"
@@ -200,6 +201,23 @@ def test_absent_with_processes(twice, refuse, run_in, converge, trees):
     assert [child.wait(timeout=30) for child in children] == [-9, -9]
     assert converge("cgroup", name=NAME, state="absent", kill=True)["actions"] == []
     assert not trees.exists("bulkhead")
+
+
+def test_a_run_neither_freezes_nor_kills_itself(converge, trees):
+    converge("cgroup", name=NAME)
+    files = trees.join_files(NAME)
+    trees.make_leaf(NAME, "exec")
+
+    def inside(**options):
+        def act():
+            for path in files:
+                with open(path, "w", encoding="ascii") as stream:
+                    stream.write("0")
+            return drive.converge("cgroup", dict(options, name=NAME), True)
+        return drive.isolated(act)["error"]
+
+    assert inside(frozen=True).startswith("Cannot freeze cgroup %s: this very run lives in it." % NAME)
+    assert inside(state="absent", kill=True).startswith("Cannot kill the processes of cgroup %s: this very run lives in it." % NAME)
 
 
 def test_kill_of_forkers_leaves_none(twice, run_in, converge, trees):

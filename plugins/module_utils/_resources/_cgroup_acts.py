@@ -87,6 +87,12 @@ def _reclaim(it):
     it.plan.add("reclaim memory of %s" % it.name, apply)
 
 
+def refuse_own(host, trees, name, verb):
+    """A run that froze or killed itself would hang, or end half-way."""
+    if any((path + "/").startswith(trees.path(name, key) + "/") for key, path in trees.members(os.getpid(), host.proc).items()):
+        raise BulkheadError("Cannot %s cgroup %s: this very run lives in it. Run from a login outside of it." % (verb, name))
+
+
 def plan_absent(host, trees, spec, plan, found, claim):
     name = spec.name
     plan.record(NOUN, name, None)
@@ -108,6 +114,7 @@ def plan_absent(host, trees, spec, plan, found, claim):
             name, len(pids), ", ".join(str(pid) for pid in pids[:5])), processes=pids)
     plan.differ("state", "present", "absent")
     if populated:
+        refuse_own(host, trees, name, "kill the processes of")
         plan.add("kill the processes of %s" % name, lambda: _kill(trees, name))
     plan.add("remove cgroup %s" % name, lambda: _remove(host, trees, name))
 

@@ -305,6 +305,10 @@ class _Present:
         if now == on:
             return
         verb = "freeze" if on else "thaw"
+        if on:
+            from ._cgroup_acts import refuse_own
+
+            refuse_own(self.host, trees, name, verb)
 
         def apply():
             if not trees.freeze(name, on):
