@@ -256,7 +256,7 @@ class _Present:
         made = []
 
         def apply():
-            for each in parents + [name]:
+            for each in [name] + parents[::-1]:  # what a killed run leaves is then found from the name
                 if self.own:
                     claims.begin(NOUN, each)
             pids = trees.processes(name) if self.found else []
