@@ -5,7 +5,8 @@
 """One module call that changes nothing, of each module, against a do-nothing module on the same host by the same transport.
 
 Twice: the call on the target alone (the program that Ansible sends, run by the same interpreter), and the whole task, from the
-controller and back.
+controller and back, by Ansible's default transport. The same with pipelining is told beside the figures: Python then reads the
+program from its standard input, byte by byte, so that its size counts (0.28 ms/KiB), not its work.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def modules(lower):
 
 
 def rows(work, lower):
-    nothing = measure.payload(work, "nothing", {})
+    nothing = measure.payload(work, measure.NOTHING, {})
     whole = []
     for module, options in modules(lower).items():
         name = "call that changes nothing: " + module
@@ -50,17 +51,18 @@ def rows(work, lower):
             whole.append((module, options))
         except RuntimeError as exc:
             yield measure.missing(name, LIMIT, str(exc))
-    yield from tasks(work, whole)
+    yield from tasks(work, whole, "task that changes nothing: ", LIMIT, "0")
+    yield from tasks(work, whole, "the same, pipelined: ", None, "1")
 
 
-def tasks(work, wanted):
+def tasks(work, wanted, title, limit, pipelining):
     """The whole tasks of one playbook run: nothing, one, nothing, the next, …"""
     plan = []
     for dummy in range(measure.PAIRS):
         for module, options in wanted:
-            plan += [("nothing", "nothing", {}), (module, "bulkhead.isolation." + module, options)]
+            plan += [("nothing", measure.NOTHING, {}), (module, "bulkhead.isolation." + module, options)]
     spent = {module: ([], []) for module, options in wanted}
-    env = measure.environment(work, ANSIBLE_PIPELINING="1", ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default")
+    env = measure.environment(work, ANSIBLE_PIPELINING=pipelining, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default")
     with subprocess.Popen(measure.playbook(work, plan), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) as child:
         name, begin, before = None, 0.0, 0.0
@@ -77,4 +79,4 @@ def tasks(work, wanted):
             elif line.startswith(("changed: ", "fatal: ")):
                 raise RuntimeError("%s: %s" % (name, line[:600]))
     for module, found in spent.items():
-        yield measure.row("task that changes nothing: " + module, LIMIT, *found)
+        yield measure.row(title + module, limit, *found)

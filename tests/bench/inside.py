@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 
+import measure
+
 PROGRAMS = ("/bin/sleep", "/bin/echo")
 
 
@@ -39,6 +41,7 @@ def main(part, out):
     work = tempfile.mkdtemp(prefix="bulkhead-bench-")
     lower = "/run/lower"
     try:
+        measure.collect(work)
         small_root(lower)
         with open(out, "w", encoding="utf-8") as stream:
             for row in importlib.import_module(part).rows(work, lower):

@@ -32,7 +32,7 @@ def rows(work, lower):
     yield measure.row("making %d sandboxes, each, of the bare system calls" % MANY, 2, series["many", "make"], series["floor", "make"])
     yield measure.row("making one of %d, of making one of %d" % (MANY, FEW), 1.3, series["many", "make"], series["few", "make"])
     yield measure.row("removing %d sandboxes, each, of the bare system calls" % MANY, 2, series["many", "remove"], series["floor", "remove"])
-    nothing = measure.payload(work, "nothing", {})
+    nothing = measure.payload(work, measure.NOTHING, {})
     path = measure.payload(work, "bulkhead.isolation.sandbox", engine.declare(MANY, lower))
     measure.call(path)  # keeps its code
     found = measure.rounds(measure.PAIRS, lambda: measure.call(path), lambda: measure.call(nothing))

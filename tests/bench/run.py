@@ -64,9 +64,9 @@ def table(rows):
         if row["ratio"] is None:
             print("%-58s not measured: %s" % (row["name"], row["why"]))
         else:
-            print("%-58s %10.2f %10.2f %-4s %6.3f %6.2f  %.3f … %.3f   %s" % (
-                row["name"], row["measured"], row["baseline"], row["unit"], row["ratio"], row["limit"], row["spread"][0],
-                row["spread"][1], "yes" if row["holds"] else "NO"))
+            limit, holds = ("%6.2f" % row["limit"], "yes" if row["holds"] else "NO") if row["limit"] else ("", "no figure")
+            print("%-58s %10.2f %10.2f %-4s %6.3f %6s  %.3f … %.3f   %s" % (
+                row["name"], row["measured"], row["baseline"], row["unit"], row["ratio"], limit, *row["spread"], holds))
 
 
 def main():
@@ -84,9 +84,9 @@ def main():
     table(rows)
     if options.floor:
         compare_floors(os.path.abspath(options.floor))
-    held = sum(row["holds"] for row in rows)
-    print("%d of %d figures hold (%.0f s)" % (held, len(rows), time.monotonic() - begin))
-    return 0 if rows and held == len(rows) else 1
+    figures = [row["holds"] for row in rows if row["holds"] is not None]
+    print("%d of %d figures hold (%.0f s)" % (sum(figures), len(figures), time.monotonic() - begin))
+    return 0 if figures and all(figures) else 1
 
 
 if __name__ == "__main__":
