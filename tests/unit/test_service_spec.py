@@ -162,11 +162,3 @@ def test_the_rest(tools):
     assert files["check"].endswith("/health.json\n") and "kill -s QUIT" in files["control/t"] and files["down"] == ""
     assert "echo 1 > /sys/fs/cgroup/a/b/cgroup.kill" in files["finish"] and 'if [ "$code" = 0 ]' in files["finish"]
     assert "> /dev/null" in files["run"] and "log/run" not in files
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(alphabet=st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20))
-def test_words_for_the_shell(word):
-    import shlex
-
-    assert shlex.split(runit._quoted(word)) == [word]

@@ -127,6 +127,7 @@ class _Plan:
             return
         keys = now.stale(self.host, _loads(self.files["spec.json"])) if running else []
         if state == "restarted" and running or keys and self.spec.on_change == "restart":
+            plan.differ("process", now.main_pid, "started again")
             plan.add("restart service %s" % name, self._restart)
         elif running:
             plan.needs_restart(name, keys)
@@ -140,7 +141,9 @@ class _Plan:
             old, new = before.get(key), self.options[key]
             if old != new and not (not before and new in (None, [], {})):
                 if key == "environment":
-                    old, new = _veiled(old or {}, new), _veiled(new, old or {})
+                    old, new = _veiled(old or {}, new, "(hidden)"), _veiled(new, old or {}, "(another value)")
+                elif key == "umask":
+                    old, new = None if old is None else "%04o" % old, "%04o" % new
                 self.plan.differ(key, old, new)
 
     def _write(self):
@@ -176,7 +179,7 @@ class _Plan:
 
     def _restart(self):
         self.supervisor.stop(self.host, self.name, self.now.effective["stop_timeout"] / 1e6)
-        if self.now.started.get("log") != self.options["log"]["enabled"]:
+        if (self.now.started or {}).get("log") != self.options["log"]["enabled"]:
             self.supervisor.forget(self.host, self.name)
         self._start()
 
@@ -343,9 +346,9 @@ def _recorded(host, name):
     return ServiceSpec.from_options(dict(raw, name=name), "", Problems()).declared
 
 
-def _veiled(environment, other):
+def _veiled(environment, other, differs):
     """Names with what may be told of their values: whether they are the same on both sides."""
-    return {key: "(hidden)" if key not in other else "(same)" if other[key] == value else "(another value)" for key, value in environment.items()}
+    return {key: "(hidden)" if key not in other else "(same)" if other[key] == value else differs for key, value in environment.items()}
 
 
 def _loads(text):

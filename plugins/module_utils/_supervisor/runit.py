@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import time
+from shlex import quote
 
 from .._model.errors import BulkheadError
 from . import entry, scan, tools
@@ -79,25 +80,25 @@ def render(host, unit, dump):
     if unit.pid_pin:  # whoever waits for a process in there must be outside: tini, which passes signals on
         setsid, nsenter, tini = (tool(name, host.check) for name in ("setsid", "nsenter", "tini"))
         words = [setsid, nsenter, "--pid=" + unit.pid_pin, "--no-fork", "--", tini, "-s", "--"] + words
-    sweep = _SWEEP_CGROUP % _quoted(unit.kill) if unit.kill else _SWEEP % (
-        "$(cat %s)" % _quoted(unit.tasks) if unit.tasks else "/proc/[0-9]*")
+    sweep = _SWEEP_CGROUP % quote(unit.kill) if unit.kill else _SWEEP % (
+        "$(cat %s)" % quote(unit.tasks) if unit.tasks else "/proc/[0-9]*")
     head = "#!/bin/sh\n# %s, made by bulkhead\n" % unit.name
     again = {"always": "", "no": "echo d > supervise/control\n",
              "on-failure": 'if [ "$code" = 0 ]; then echo d > supervise/control; fi\n'}[unit.restart]
     files = {
         "run": head + sweep + "echo $$ > session\nexec 2>&1%s\nexec %s\n" % (
-            "" if unit.log else " > /dev/null", " ".join(_quoted(word) for word in words)),
+            "" if unit.log else " > /dev/null", " ".join(quote(word) for word in words)),
         "finish": head + "code=$1\necho \"$1 $2\" > ended\n" + sweep + again + "exit 0\n",
         "spec.json": dump(spec),
         "options.json": dump(unit.options),
     }
     if unit.health:
         files["health.json"] = dump(unit.health)
-        files["check"] = head + "exec %s\n" % " ".join(_quoted(word) for word in entry.command(host, home + "/health.json"))
+        files["check"] = head + "exec %s\n" % " ".join(quote(word) for word in entry.command(host, home + "/health.json"))
     if unit.stop_signal != "TERM":
         files["control/t"] = head + "exec kill -s %s \"$(cat supervise/pid)\"\n" % unit.stop_signal
     if unit.log:
-        files["log/run"] = head + "exec %s -tt %s\n" % (tool("svlogd", host.check), _quoted(log_directory(host, unit.name)))
+        files["log/run"] = head + "exec %s -tt %s\n" % (tool("svlogd", host.check), quote(log_directory(host, unit.name)))
         files["log/config"] = "s%d\nn%d\n" % (unit.log["size"], unit.log["files"])
     if unit.down:
         files["down"] = ""
@@ -262,6 +263,8 @@ def forget(host, name):
     """Have runsv end, which takes notice of a log service only when it starts. The service must be stopped."""
     home = directory(host, name)
     _end_watch(home)
+    if _watched(home):
+        raise BulkheadError("Cannot end runsv of service %s: it did not end within %d s. Look at sv status %s." % (name, KILL_WAIT, home))
     if not os.path.exists(home + "/log/run"):
         shutil.rmtree(home + "/log", ignore_errors=True)
 
@@ -391,9 +394,3 @@ def _put(path, text, mode):
         os.fchmod(fd, mode)
         stream.write(text)
     os.rename(temporary, path)
-
-
-def _quoted(word):
-    """A word for sh."""
-    safe = word.replace("/", "").replace("-", "").replace(".", "").replace("_", "").replace("=", "").replace(":", "")
-    return word if word == "--" or safe.isascii() and safe.isalnum() else "'%s'" % word.replace("'", "'\"'\"'")
