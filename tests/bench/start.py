@@ -93,12 +93,15 @@ def beside(own):
     found, me = {}, {os.getpid(), os.getppid(), 1}
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) not in me:
-            with open("/proc/%s/comm" % entry, encoding="utf-8") as stream:
-                word = stream.read().strip()
-            if word in (own, "runsvdir"):
+            try:
+                with open("/proc/%s/comm" % entry, encoding="utf-8") as stream:
+                    word = stream.read().strip()
+                if word in (own, "runsvdir"):
+                    continue
+                with open("/proc/%s/smaps_rollup" % entry, encoding="utf-8") as stream:
+                    sizes = [line.split() for line in stream]
+            except (FileNotFoundError, ProcessLookupError):  # one that was about to end
                 continue
-            with open("/proc/%s/smaps_rollup" % entry, encoding="utf-8") as stream:
-                sizes = [line.split() for line in stream]
             found["%s %s" % (word, entry)] = sum(int(words[1]) << 10 for words in sizes if words[0] == "Pss:")
     if not found:
         raise RuntimeError("there is no keeper and no supervisor")
