@@ -115,7 +115,8 @@ def operations(count):
     def pin(kind, flag):
         def one(index):
             path = "%s/ns/%s%d" % (base, kind, index)
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with open(path, "w", encoding="ascii"):
+                pass
             check(libc.unshare(flag))
             mount("/proc/self/ns/" + kind, path, None, MS_BIND)
             check(libc.setns(home[kind], flag))
@@ -123,14 +124,15 @@ def operations(count):
 
     def overlay(index):
         one = "%s/o/%d" % (base, index)
-        for name in ("", "/upper", "/work", "/merged"):
-            os.mkdir(one + name)
+        for name in ("/upper", "/work", "/merged"):
+            os.makedirs(one + name)
         mount("overlay", one + "/merged", "overlay", 0, "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work" % (base, one, one))
 
     def cgroup(index):
         os.mkdir("%s/%d" % (group, index))
         try:
-            write("%s/%d/pids.max" % (group, index), "64")
+            with open("%s/%d/pids.max" % (group, index), "w", encoding="ascii") as limit:
+                limit.write("64")
         except OSError:  # a cgroup2 tree without controllers
             pass
 
