@@ -149,11 +149,18 @@ def _halves(host, home):
 def write(host, name, files):
     """Make a directory appear whole, or bring one that is there up to date file by file, each by a rename."""
     home = directory(host, name)
+    temporary, gone = _halves(host, home)
+    there = os.path.isdir(home)
+    if not there:  # first of all, so that what a killed run leaves is found by the name of this half
+        if os.path.isdir(gone):
+            _remove_gone(gone)
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary, mode=0o700)
     if files.get("log/config"):
         log = log_directory(host, name)
         os.makedirs(log, mode=0o750, exist_ok=True)
         _put(log + "/config", files["log/config"], 0o600)
-    if os.path.isdir(home):
+    if there:
         for path in FILES:
             if path in files:
                 if _text(home + "/" + path) != files[path]:
@@ -163,11 +170,6 @@ def write(host, name, files):
                 os.unlink(home + "/" + path)
         _control(home + "/log", b"h")  # svlogd reads its configuration again
         return
-    temporary, gone = _halves(host, home)
-    if os.path.isdir(gone):
-        _remove_gone(gone)
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary, mode=0o700)
     for path, text in files.items():
         os.makedirs(os.path.dirname(temporary + "/" + path), mode=0o700, exist_ok=True)
         _put(temporary + "/" + path, text, _mode(path))
