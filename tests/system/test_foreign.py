@@ -69,7 +69,7 @@ def test_a_process_of_the_host_in_the_cgroup_of_a_sandbox_is_not_killed_unasked(
 def test_a_library_that_is_a_link_is_one_mount(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "lib").symlink_to(tmp_path / "disk")
-    host = drive.new_host(lib=str(tmp_path / "lib"))
+    host = drive.new_host(lib=str(tmp_path / "lib"), state=str(tmp_path / "run"))
     try:
         for dummy in range(2):
             places.ensure(host)

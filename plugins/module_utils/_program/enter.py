@@ -23,7 +23,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 4, 8, 22
 PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 23, 24, 38, 47
 CLONE = {"time": 0x80, "mnt": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "user": 0x10000000,
          "pid": 0x20000000, "net": 0x40000000}
-# keyctl is one of the few calls used here whose number differs between machines
+# keyctl and rt_sigaction are the calls used here whose numbers differ between machines
+SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "loongarch64": 134, "ppc64le": 173, "s390x": 174}
 KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "ppc64le": 271, "s390x": 280, "armv7l": 311, "i686": 288}
 SYS_CLOSE_RANGE, SYS_OPENAT2 = 436, 437
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
@@ -533,6 +534,9 @@ def enter(path):
     for signum in range(1, 65):
         if signum not in (SIGKILL, 19, 32, 33):
             _signal.signal(signum, _signal.SIG_DFL)
+    for signum in (32, 33):  # the C library keeps these to itself, and passes on that its caller ignored them
+        if posix.uname().machine in SIGACTION:
+            call("syscall", SIGACTION[posix.uname().machine], signum, bytes(32), 0, 8)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
     try:
         call("syscall", SYS_CLOSE_RANGE, 3, 0xFFFFFFFF, 0)
