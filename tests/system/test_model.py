@@ -264,11 +264,12 @@ class Machine(stateful.RuleBasedStateMachine):
             os.kill(pid, signal.SIGKILL)
         if self.service.get("state") == "started":
             sandbox, self.sandbox = self.sandbox, {}  # looked at when both are mended
-            drive.apart("service", dict(name="web", state="started"))
+            mended = drive.apart("service", dict(name="web", state="started"))
+            assert "error" not in mended, mended["error"]
             self.sandbox = sandbox
         if self.sandbox:
-            one = self.sandbox
-            drive.apart("sandbox", dict(sandboxes=[one]))
+            mended = drive.apart("sandbox", dict(sandboxes=[self.sandbox]))
+            assert "error" not in mended, mended["error"]
         jail.until(lambda: len(pids(SLEEP)) == (self.service.get("state") == "started") + bool(self.sandbox))
         self.as_declared()
 

@@ -302,6 +302,23 @@ def test_a_killed_part_comes_back(converge, victim):
     jail.until(lambda: len(_sleepers()) == 1 and not alive(before["pid"]))
 
 
+@pytest.mark.parametrize("restart", ["no", "always"])
+def test_start_is_not_confused_by_an_earlier_end(converge, restart):
+    """The command has died, and its supervisor tells of it only when the next start is under way."""
+    converge("service", name="a", root="/", command=SLEEP, restart=restart)
+    before = show()
+    parent = int(jail.text("/proc/%d/stat" % before["pid"]).rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGSTOP)
+    os.kill(before["pid"], signal.SIGKILL)
+    waker = subprocess.Popen(["/bin/sh", "-c", "sleep 0.5; kill -CONT %d" % parent])
+    try:
+        converge("service", name="a", state="started")
+    finally:
+        assert waker.wait() == 0
+    now = show()
+    assert now["state"] == "started" and now["pid"] != before["pid"]
+
+
 def test_failed_start_is_undone(refuse):
     before = len(os.listdir("/run"))
     line = refuse("service", name="a", root="/", command=["nothing-of-this-name"])

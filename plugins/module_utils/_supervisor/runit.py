@@ -88,7 +88,7 @@ def render(host, unit, dump):
     files = {
         "run": head + sweep + "echo $$ > session\nexec 2>&1%s\nexec %s\n" % (
             "" if unit.log else " > /dev/null", " ".join(quote(word) for word in words)),
-        "finish": head + "code=$1\necho \"$1 $2\" > ended\n" + sweep + again + "exit 0\n",
+        "finish": head + "code=$1\n{ read -r session < session; } 2> /dev/null\necho \"$1 $2 $session\" > ended\n" + sweep + again + "exit 0\n",
         "spec.json": dump(spec),
         "options.json": dump(unit.options),
     }
@@ -220,26 +220,28 @@ def main_pid(host, name, now):
 def start(host, name, wait=10.0):
     """Start it and wait until its command runs; raise when it does not, with its last words."""
     home = directory(host, name)
-    if (status(host, name) or {}).get("state") != "started":
-        for stale in ("started.json", "ended"):
-            try:
-                os.unlink("%s/%s" % (home, stale))
-            except FileNotFoundError:
-                pass
+    running = (status(host, name) or {}).get("state") == "started"
+    for path in ("ended",) if running else ("ended", "started.json"):
+        try:
+            os.unlink("%s/%s" % (home, path))
+        except FileNotFoundError:
+            pass
+    before = _text(home + "/session")  # a start whose end may still be told: not ours
     scan.ensure(host, tool("runsvdir"))
     scan.await_watch(host, home, _watched)
     _control(home, b"u")
-    deadline, first = time.monotonic() + wait, None
+    deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
-        now = status(host, name) or {"state": "stopped", "pid": None}
-        if now["state"] == "started":
-            first = first or now["pid"]
-            if now["pid"] == first and main_pid(host, name, now):
-                time.sleep(0.05)  # many a wrong configuration shows in the first moments
-                if (status(host, name) or {}).get("pid") == first:
-                    return
-        if os.path.exists(home + "/ended"):
+        now = status(host, name) or {"state": "stopped", "pid": None, "want": None}
+        ended = _text(home + "/ended")  # read last: what ended before `now` was running is in it
+        if ended and not (before and ended.split()[2:] == before.split()):
             raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name)))
+        if ended and now["want"] == "stopped":  # its finish took our order back
+            _control(home, b"u")
+        if now["state"] == "started" and main_pid(host, name, now):
+            time.sleep(0.05)  # many a wrong configuration shows in the first moments
+            if (status(host, name) or {}).get("pid") == now["pid"]:
+                return
         time.sleep(0.01)
     raise BulkheadError("Cannot start %s: its command did not run within %d s. See %s/current." % (name, wait, log_directory(host, name)))
 
@@ -314,9 +316,8 @@ def last_words(host, name):
 
 
 def _ending(host, name):
-    code, dummy, number = (_text(directory(host, name) + "/ended") or "").strip().partition(" ")
-    words = last_words(host, name)
-    words = "".join(char if char.isprintable() else "?" for char in words).rstrip(".")
+    code, number = ((_text(directory(host, name) + "/ended") or "").split() + ["", ""])[:2]
+    words = "".join(char if char.isprintable() else "?" for char in last_words(host, name)).rstrip(".")
     own = "Cannot enter %s: " % name
     if words.startswith(own):  # the entry's, not the command's
         return words[len(own):]
