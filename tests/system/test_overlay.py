@@ -262,6 +262,10 @@ def test_upper_in_use_in_another_mount_namespace(place, refuse):
         said = refuse("overlay", **place.options())
         assert "in use" in said and "process %d" % holder.pid in said
         assert "in use" in refuse("overlay", **place.options(lower=[place("upper"), place("base")], upper=None, work=None))
+        for verb, options in (("remove", dict(state="absent", remove_data=True)), ("reset", dict(state="unmounted", reset=True))):
+            said = refuse("overlay", **place.options(**options))
+            assert said.startswith("Cannot %s overlay %s: %s is in use" % (verb, place("mnt"), place("upper"))), said
+        assert os.path.isdir(place("upper"))
     finally:
         holder.kill()
         holder.wait()

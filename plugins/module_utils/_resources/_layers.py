@@ -40,93 +40,96 @@ def identities(layers):
     return {path: identity(path) for path in layers.lower + layers.data + [layers.upper, layers.work] if path}
 
 
-def refusal(what, why, advice):
-    return BulkheadError("Cannot mount overlay %s: %s. %s." % (what, why, advice))
+def refusal(what, why, advice, verb="mount"):
+    return BulkheadError("Cannot %s overlay %s: %s. %s." % (verb, what, why, advice))
 
 
-def check(host, what, layers, replaced=(), reset=False, own=None):
+def check(host, what, layers, replaced=(), reset=False, own=None, verb="mount"):
     """Refuse layers that the kernel would refuse, or, worse, would take with undefined behaviour.
 
     ``what`` names the overlay; ``replaced`` are the MAJOR:MINOR of overlays that go away before this one is made, and ``own``
-    is the sandbox whose mount namespace goes away before.
+    is the sandbox whose mount namespace goes away before. ``verb`` says what is refused.
     """
+    def no(why, advice):
+        return refusal(what, why, advice, verb)
+
     seen = {}
     for path in layers.lower + layers.data:
         try:
             if not os.path.isdir(path):
                 os.stat(path)
-                raise refusal(what, "the layer %s is not a directory" % path, "Give a directory")
+                raise no("the layer %s is not a directory" % path, "Give a directory")
         except OSError as exc:
             if host.check and isinstance(exc, FileNotFoundError):
                 host.warn("The layer %s does not exist yet; an earlier task is expected to make it." % path)
                 continue
-            raise refusal(what, "the layer %s cannot be used: %s" % (path, reason(exc).split(" (")[0]), "Make it first")
+            raise no("the layer %s cannot be used: %s" % (path, reason(exc).split(" (")[0]), "Make it first")
         real = _uses.real(host, path)
         for other, name in seen.items():
             if _within(real, other) or _within(other, real):
-                raise refusal(what, "the layers %s and %s are one inside the other" % (name, path), "Give separate directories")
+                raise no("the layers %s and %s are one inside the other" % (name, path), "Give separate directories")
         seen[real] = path
-        _depth(host, what, path, real)
+        _depth(host, no, path, real)
     if layers.upper:
-        _check_upper(host, what, layers, seen, reset)
+        _check_upper(host, no, layers, seen, reset)
     why = _uses.conflict(host, overlays(host), what, layers, replaced, own)
     if why:
-        raise refusal(what, *why)
+        raise no(*why)
 
 
 def _within(path, parent):
     return (path + "/").startswith(parent.rstrip("/") + "/")
 
 
-def _depth(host, what, path, real):
+def _depth(host, no, path, real):
     mount = host.mounts().holder(real)
     if mount is None or mount.fstype != "overlay":
         return
     for below in read(host, mount).lower:
         under = host.mounts().holder(os.path.realpath(below))
         if under is not None and under.fstype == "overlay":
-            raise refusal(what, "the layer %s is an overlay over an overlay, and the kernel stacks two at most" % path,
-                          "Use its layers instead")
+            raise no("the layer %s is an overlay over an overlay, and the kernel stacks two at most" % path,
+                     "Use its layers instead")
 
 
-def _check_upper(host, what, layers, lowers, reset):
+def _check_upper(host, no, layers, lowers, reset):
     mounts, places = [], []
     for path in (layers.upper, layers.work):
         if os.path.lexists(path) and not os.path.isdir(path):
-            raise refusal(what, "%s is not a directory" % path, "Remove it or name another")
+            raise no("%s is not a directory" % path, "Remove it or name another")
         parent = path if os.path.isdir(path) else os.path.dirname(path)
         if not os.path.isdir(parent) and not ours(host, path):
-            raise refusal(what, "there is no directory %s to make %s in" % (parent, os.path.basename(path)), "Make it first")
+            raise no("there is no directory %s to make %s in" % (parent, os.path.basename(path)), "Make it first")
         real = _uses.real(host, path)
         places.append(real)
         for lower, name in lowers.items():
             if _within(real, lower) or _within(lower, real):
-                raise refusal(what, "%s and the layer %s are one inside the other" % (path, name), "Give separate directories")
+                raise no("%s and the layer %s are one inside the other" % (path, name), "Give separate directories")
         mounts.append(host.mounts().holder(real))
     first, second = mounts
     if _within(places[0], places[1]) or _within(places[1], places[0]):
-        raise refusal(what, "upper and work are one inside the other", "Give separate directories")
+        raise no("upper and work are one inside the other", "Give separate directories")
     if first is not None and second is not None:
         # Ours below /var/lib/bulkhead may get a mount of their own between now and then, both the same.
         if first.id != second.id:
-            raise refusal(what, "upper %s and work %s are on different mounts" % (layers.upper, layers.work),
-                          "Put both on one file system")
+            raise no("upper %s and work %s are on different mounts" % (layers.upper, layers.work),
+                     "Put both on one file system")
         if first.fstype in _NO_UPPER:
-            raise refusal(what, "upper %s is on %s, which cannot hold one" % (layers.upper, first.fstype),
-                          "Put it on a local file system such as ext4, xfs or tmpfs")
+            raise no("upper %s is on %s, which cannot hold one" % (layers.upper, first.fstype),
+                     "Put it on a local file system such as ext4, xfs or tmpfs")
         if "ro" in first.options or first.super_options.split(",")[0] == "ro":
-            raise refusal(what, "upper %s is on a read-only mount" % layers.upper, "Put it where it can be written")
+            raise no("upper %s is on a read-only mount" % layers.upper, "Put it where it can be written")
     if reset:
         return
     mark = overlayfs.volatile_leftover(layers.work)
     if mark:
-        raise refusal(what, "its upper was in use with volatile and may be torn (%s)" % mark, "Discard it with reset: true")
+        raise no("its upper was in use with volatile and may be torn (%s)" % mark, "Discard it with reset: true")
     try:
         strange = sorted(set(os.listdir(layers.work)) - {"work", "index"})
     except FileNotFoundError:
         strange = []
     if strange:
-        raise refusal(what, "the work directory %s is not empty (%r)" % (layers.work, strange[0]), "Name an empty directory")
+        raise no("the work directory %s is not empty (%r)" % (layers.work, strange[0]), "Name an empty directory")
 
 
 def overlays(host):

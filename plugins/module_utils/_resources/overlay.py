@@ -272,8 +272,13 @@ def _plan_gone(host, spec, plan, found, foreign):
         plan.add("unmount overlay from %s" % place(spec), build.unmount_old, build.mount_old)
     elif host.claims.read(NOUN, spec.key) is not None:
         plan.add("forget overlay on %s" % place(spec), lambda: host.claims.drop(NOUN, spec.key))
+
+    def given_up(verb):
+        layers = overlayfs.Layers([], upper, work or upper)
+        _layers.check(host, place(spec), layers, [mount.device for mount in found.stack], True, spec.sandbox, verb)
+
     if spec.reset and upper:
-        _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
+        given_up("reset")
         _plan_reset(spec, plan, overlayfs.Layers([], upper, work))
         _plan_leftovers(overlayfs.Layers([], upper, work), plan, made=True)
     if spec.state == "unmounted":
@@ -281,7 +286,7 @@ def _plan_gone(host, spec, plan, found, foreign):
             plan.record(NOUN, spec.key, {"state": "unmounted"}, merge=True)
         return
     if upper and os.path.isdir(upper) and (spec.remove_data or _layers.ours(host, upper)):
-        _layers.check(host, place(spec), overlayfs.Layers([], upper, work or upper), [mount.device for mount in found.stack], True, spec.sandbox)
+        given_up("remove")
     _layers.plan_removal(host, upper, work, spec.remove_data, plan)
     if spec.namespace is None and os.path.isdir(spec.path) and not os.path.islink(spec.path) and _removable(found):
         plan.differ("path", spec.path, None)
