@@ -98,6 +98,7 @@ options:
       - V(mounted) mounts the overlay.
       - V(unmounted) unmounts it and keeps everything else.
       - V(absent) also removes the mount point when it is empty, and the upper as O(remove_data) says.
+      - V(absent) forgets what was recorded of the overlay, so a later V(absent) with O(remove_data) needs O(upper) and O(work) named.
     type: str
     choices: [mounted, unmounted, absent]
     default: mounted

@@ -100,6 +100,7 @@ def test_remove_data(place, converge):
     open(place("mnt/data"), "w", encoding="utf-8").close()
     converge("overlay", **place.options(state="absent"))
     assert os.path.exists(place("upper/data"))
+    assert not converge("overlay", path=place("mnt"), state="absent", remove_data=True)["changed"]  # what it was made of is forgotten
     assert converge("overlay", **place.options(state="absent", remove_data=True))["changed"]
     assert not os.path.exists(place("upper")) and not os.path.exists(place("work"))
     assert not converge("overlay", **place.options(state="absent", remove_data=True))["changed"]
