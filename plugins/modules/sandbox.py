@@ -74,6 +74,9 @@ options:
       - Whether removing a sandbox ends processes in it that are not its services, for example of logins.
     type: bool
     default: false
+notes:
+  - With V(user) but not V(mnt) in the C(types) of C(namespaces), files keep the ids that they have on the host, and those outside
+    the maps are shown inside as the overflow id, which is C(nobody).
 seealso:
   - module: bulkhead.isolation.sandbox_info
   - module: bulkhead.isolation.namespace
