@@ -21,11 +21,13 @@ class Host:
 
     def __init__(self, run=None, proc="/proc", sys="/sys", cgroup="/sys/fs/cgroup", state="/run/bulkhead",
                  etc="/etc/bulkhead", lib="/var/lib/bulkhead", log="/var/log/bulkhead", netns="/run/netns",
-                 lock="/run/bulkhead.lock"):
+                 lock="/run/bulkhead.lock", units="/etc/systemd/system"):
         self._run = run
         self.proc, self.sys, self.cgroup = proc, sys, cgroup
         self.state, self.etc, self.lib, self.log = state, etc, lib, log
         self.netns, self.lock = netns, lock
+        self.units = units  # where unit files of ours lie; see `_supervisor/systemctl.py` for these three
+        self.units_changed, self.systemd_version = False, None
         self.claims = Claims(state + "/made")
         self.records = Records(etc)
         self.warnings = []

@@ -1,0 +1,284 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Talking to systemd: names of units, their files, and `systemctl`. It stands on nothing of ours but the host object.
+
+What is asked of units is asked in one call for all that are expected, and kept until it is dropped. Sources: systemd.unit(5),
+systemctl(1), the unit name rules in src/basic/unit-name.c.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from .._model.errors import BulkheadError
+
+MADE = "# made by bulkhead"  # how the first line of a unit file of ours begins
+# Asked of every unit, so that all who ask share one call.
+PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "FragmentPath", "DropInPaths", "NeedDaemonReload", "ControlGroup", "MainPID",
+              "Result", "ExecMainCode", "ExecMainStatus", "UnitFileState", "FreezerState", "NRestarts", "InvocationID", "Job",
+              "ActiveEnterTimestampMonotonic")
+_LENGTH = 255  # of the name of a unit
+_ROOM = 100000  # bytes of names in one call; the kernel takes two million
+
+
+# -- names
+
+def escape(text):
+    """One part of a name, as systemd-escape(1) makes it: `-` nests slices and stands for `/`, so it becomes `\\x2d`."""
+    return "".join(
+        "-" if char == 0x2F else
+        chr(char) if chr(char) in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_" or (char == 0x2E and index) else
+        "\\x%02x" % char
+        for index, char in enumerate(text.encode("utf-8", "surrogateescape")))
+
+
+def unescape(text):
+    """The inverse of escape()."""
+    plain = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes((int(found.group(1), 16),)), text.replace("-", "/").encode())
+    return plain.decode("utf-8", "surrogateescape")
+
+
+def slice_unit(name):
+    """The slice of a cgroup: `bulkhead/web` -> `bulkhead-web.slice`; '' is the root."""
+    return _unit(escape(name) if name else "-", ".slice", name)
+
+
+def service_unit(name):
+    """The unit of a service: `web/nginx` -> `bulkhead-web-nginx.service`."""
+    return _unit("bulkhead-" + escape(name), ".service", name)
+
+
+def service_name(unit):
+    """The inverse of service_unit(); None for a unit that is not named so."""
+    if unit.startswith("bulkhead-") and unit.endswith(".service"):
+        return unescape(unit[len("bulkhead-"):-len(".service")])
+    return None
+
+
+def slice_name(unit):
+    """The inverse of slice_unit()."""
+    return "" if unit == "-.slice" else unescape(unit[:-len(".slice")])
+
+
+def _unit(stem, suffix, name):
+    if len(stem) + len(suffix) > _LENGTH:
+        raise BulkheadError("Cannot name a unit of systemd for %s: the name would have more than %d characters. Use a shorter one." % (name, _LENGTH))
+    return stem + suffix
+
+
+# -- asking
+
+def version(host):
+    """The number of systemd's version."""
+    if host.systemd_version is None:
+        status, output, errors = host.run(["systemctl", "--version"])
+        number = re.match(r"systemd (\d+)", output)
+        if status or not number:
+            raise BulkheadError("Cannot ask systemd for its version: %s. Look at systemctl --version." % _words(output, errors, status))
+        host.systemd_version = int(number.group(1))
+    return host.systemd_version
+
+
+def expect(host, units):
+    """These units are going to be asked about in this run: the next question asks all of them at once."""
+    host.cached("systemd expected", dict).update(dict.fromkeys(units))
+
+
+def show(host, units, properties=()):
+    """{unit: {property: text}} of units, loaded or not; what is known already is not asked again.
+
+    A unit that there is no file of has the LoadState `not-found`, a slice of that kind `loaded`.
+    """
+    known = host.cached("systemd shown", dict)
+    wanted = tuple(properties)
+    missing = [unit for unit in dict.fromkeys(units) if unit not in known or any(word not in known[unit] for word in wanted)]
+    if missing:
+        ask = dict.fromkeys(missing)
+        ask.update((unit, None) for unit in host.cached("systemd expected", dict) if unit not in known)
+        for part in _parts(list(ask)):
+            known.update(_show(host, part, PROPERTIES + tuple(word for word in wanted if word not in PROPERTIES)))
+    return {unit: known[unit] for unit in units}
+
+
+def drop(host, *units):
+    """Something was done to these units (to any, if none is named): what is known of them may be wrong."""
+    known = host.cached("systemd shown", dict)
+    for unit in units or list(known):
+        known.pop(unit, None)
+
+
+def _show(host, units, properties):
+    status, output, errors = host.run(["systemctl", "show", "--no-pager", "--property=" + ",".join(properties), "--"] + units)
+    blocks = [block for block in output.split("\n\n") if block.strip()]
+    if status or len(blocks) != len(units):
+        raise BulkheadError("Cannot ask systemd for %s: %s. Look at systemctl status." % (
+            ", ".join(units[:3]), _words("", errors, status) if status or errors else "it answered for %d of %d units" % (len(blocks), len(units))))
+    found = {}
+    for unit, block in zip(units, blocks):
+        values = dict.fromkeys(properties, "")
+        for line in block.splitlines():
+            word, equals, value = line.partition("=")
+            if word in values:
+                values[word] = value
+        found[unit] = values
+    return found
+
+
+def _parts(units):
+    """The names cut into lists that one command line takes."""
+    part, size = [], 0
+    for unit in units:
+        if part and size + len(unit) > _ROOM:
+            yield part
+            part, size = [], 0
+        part.append(unit)
+        size += len(unit) + 1
+    if part:
+        yield part
+
+
+# -- files of units
+
+def path(host, unit):
+    return "%s/%s" % (host.units, unit)
+
+
+def read(host, unit):
+    """The text of a unit file of ours (or of somebody who chose the same name), None when there is none."""
+    try:
+        with open(path(host, unit), encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write(host, unit, text):
+    """Put a unit file there, whole, by a rename; returns whether it was another before. systemd sees it after reload()."""
+    if read(host, unit) == text:
+        return False
+    os.makedirs(host.units, mode=0o755, exist_ok=True)
+    target = path(host, unit)
+    partial = "%s/.%s.new" % (host.units, unit)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as exc:
+        if len(partial) - len(host.units) < _LENGTH:
+            raise
+        raise BulkheadError("Cannot write %s: %s. Use a shorter name." % (target, exc.strerror)) from exc
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+            os.fchmod(descriptor, 0o644)
+            stream.write(text)
+        os.rename(partial, target)
+    except OSError:
+        _unlink(partial)
+        raise
+    host.units_changed = True
+    drop(host, unit)
+    return True
+
+
+def remove(host, unit):
+    """Take a unit file away; returns whether there was one."""
+    _unlink("%s/.%s.new" % (host.units, unit))  # of a run that was killed
+    gone = _unlink(path(host, unit))
+    if gone:
+        host.units_changed = True
+        drop(host, unit)
+    return gone
+
+
+def reload(host, force=False):
+    """Let systemd read its unit files again, when some were written since it last did."""
+    if host.units_changed or force:
+        command(host, "read the unit files again", "daemon-reload")
+        host.units_changed = False
+        drop(host)
+
+
+# -- acts
+
+def start(host, *units, no_block=False):
+    """Start units, and wait until they are, unless ``no_block``: who is part of the boot would wait for itself."""
+    _act(host, "start", units, ["--no-block"] if no_block else [])
+
+
+def stop(host, *units, no_block=False):
+    _act(host, "stop", units, ["--no-block"] if no_block else [])
+
+
+def restart(host, *units, no_block=False):
+    _act(host, "restart", units, ["--no-block"] if no_block else [])
+
+
+def enable(host, *units):
+    """Start units at boot. The units' symlinks are made without reading all units again; reload() is the caller's."""
+    _act(host, "enable", units, ["--no-reload", "--quiet"])
+    host.units_changed = True
+
+
+def disable(host, *units):
+    _act(host, "disable", units, ["--no-reload", "--quiet"])
+    host.units_changed = True
+
+
+def kill(host, unit, signal, whom="all"):
+    """Send a signal, such as SIGTERM, to the processes of a unit: all, main or control."""
+    command(host, "send %s to %s" % (signal, unit), "kill", "--signal=" + signal, "--kill-whom=" + whom, "--", unit)
+
+
+def freeze(host, unit):
+    _act(host, "freeze", (unit,), [])
+
+
+def thaw(host, unit):
+    _act(host, "thaw", (unit,), [])
+
+
+def reset_failed(host, *units):
+    """Forget that units failed, so that nothing of them stays loaded. Those that are not loaded are left out by systemd."""
+    if units:
+        host.run(["systemctl", "reset-failed", "--"] + list(units))
+        drop(host, *units)
+
+
+def set_properties(host, unit, assignments):
+    """Change properties of a running unit at once, until the next boot: [`MemoryMax=1M`, …]. It leaves drop-ins below /run."""
+    command(host, "set %s of %s" % (", ".join(dict.fromkeys(each.partition("=")[0] for each in assignments)), unit),
+            "set-property", "--runtime", "--", unit, *assignments)
+    drop(host, unit)
+
+
+def _act(host, verb, units, options):
+    for part in _parts(list(units)):
+        try:
+            command(host, "%s %s" % (verb, ", ".join(part[:5]) + (", …" if len(part) > 5 else "")), verb, *options, "--", *part)
+        finally:
+            drop(host, *part)
+
+
+def command(host, what, *words):
+    """Run systemctl; what it says when it fails is the reason."""
+    status, output, errors = host.run(["systemctl", "--no-ask-password"] + list(words))
+    if status:
+        raise BulkheadError("Cannot %s: %s. Look at systemctl status and journalctl -e." % (what, _words(output, errors, status)), rc=status)
+    return output
+
+
+def _words(output, errors, status):
+    """What a command said, as the reason in a sentence."""
+    lines = [line.strip() for line in (errors.strip() or output.strip()).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("See ", "Warning: "))] or lines
+    text = " ".join(lines)[:500].rstrip(".")
+    return "".join(char if char.isprintable() else "?" for char in text) or "it ended with status %d" % status
+
+
+def _unlink(target):
+    try:
+        os.unlink(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
