@@ -16,6 +16,7 @@ import pytest
 import drive
 
 from module_utils._kernel import mountinfo, overlayfs, syscalls
+from module_utils._resources import _mounting
 
 
 class Place:
@@ -104,6 +105,48 @@ def test_remove_data(place, converge):
     assert converge("overlay", **place.options(state="absent", remove_data=True))["changed"]
     assert not os.path.exists(place("upper")) and not os.path.exists(place("work"))
     assert not converge("overlay", **place.options(state="absent", remove_data=True))["changed"]
+
+
+ACTS = [("remove", dict(state="absent", remove_data=True)), ("empty", dict(state="unmounted", reset=True)), ("empty", dict(reset=True))]
+
+
+@pytest.mark.parametrize(("verb", "options"), ACTS)
+def test_a_mount_in_the_upper_is_refused_before_anything_is_removed(place, converge, refuse, verb, options):
+    converge("overlay", **place.options())
+    for name in ("a", "inner", "z"):
+        os.makedirs(place("upper/%s/sub" % name))
+        open(place("upper/%s/data" % name), "w", encoding="utf-8").close()
+    os.symlink(place.top, place("alias"))
+    before = sorted(os.walk(place("upper")))
+    syscalls.mount("inner", place("upper/inner/sub"), "tmpfs")
+    try:
+        for top_of in (place, lambda name: place("alias/" + name)):
+            wanted = place.options(upper=top_of("upper"), work=top_of("work"), **options)
+            said = refuse("overlay", **wanted)
+            assert said == "Cannot %s %s: %s (tmpfs) is mounted in it. Unmount that first." % (verb, top_of("upper"), place("upper/inner/sub"))
+            assert refuse("overlay", check=True, **wanted) == said
+            assert top(place("mnt")).fstype == "overlay" and sorted(os.walk(place("upper"))) == before
+    finally:
+        syscalls.umount(place("upper/inner/sub"))
+    assert converge("overlay", **place.options(**options))["changed"]
+
+
+@pytest.mark.parametrize(("verb", "options"), ACTS)
+def test_a_mount_made_in_the_upper_after_the_plan(place, converge, monkeypatch, verb, options):
+    """The step looks again: nothing is removed, and what was unmounted before is mounted again."""
+    converge("overlay", **place.options())
+    open(place("mnt/data"), "w", encoding="utf-8").close()
+    os.mkdir(place("mnt/sub"))
+    old = _mounting.Build.unmount_old
+
+    def late(build):
+        old(build)
+        syscalls.mount("late", place("upper/sub"), "tmpfs")
+    monkeypatch.setattr(_mounting.Build, "unmount_old", late)
+    answer = drive.converge("overlay", place.options(**options))
+    syscalls.umount(place("upper/sub"))
+    assert answer["error"].startswith("Cannot %s %s: %s (tmpfs) is mounted in it" % (verb, place("upper"), place("upper/sub"))), answer
+    assert answer["keys"]["not_undone"] == [] and os.path.exists(place("mnt/data")) and os.path.isdir(place("mnt/sub"))
 
 
 def test_reset_is_an_act(place, converge, refuse):

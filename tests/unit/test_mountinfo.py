@@ -47,6 +47,25 @@ def test_the_top_is_what_a_walk_reaches_and_not_the_last_line():
     assert [mount.id for mount in table.below("/mnt/x")] == [25]
 
 
+def test_what_lies_in_a_directory():
+    """By whatever name the directory is known, and where the mount is covered; a directory beside it does not count."""
+    table = mountinfo.Table("""\
+20 1 254:0 / / rw - ext4 /dev/vda rw
+21 20 0:21 / /srv/upper/in rw - tmpfs a rw
+22 20 254:0 /srv /other rw - ext4 /dev/vda rw
+23 22 0:23 / /other/upper/deep/er rw - tmpfs b rw
+24 20 0:24 / /srv/upper/in rw - tmpfs c rw
+25 22 0:25 / /other/upper2 rw - tmpfs d rw
+26 24 0:26 /sub /srv/upper/in/more rw - tmpfs e rw
+""")
+    for name in ("/srv/upper", "/other/upper"):
+        assert [mount.id for mount in table.inside(name)] == [21, 23, 24]
+    assert [mount.id for mount in table.inside("/srv/upper/deep")] == [23]
+    assert [mount.id for mount in table.inside("/srv/upper2")] == [25]  # known as /other/upper2, too
+    assert [mount.id for mount in table.inside("/srv/upper/in")] == [24, 26]
+    assert table.inside("/srv/upper/none") == [] and table.inside("/srv/upper/in/more/none") == []
+
+
 @pytest.mark.parametrize("escaped, plain", [
     ("a", "a"), ("a\\040b", "a b"), ("\\134", "\\"), ("\\011\\012", "\t\n"), ("\\9", "\\9"), ("\\", "\\"), ("\\04", "\\04")])
 def test_unescape(escaped, plain):

@@ -116,6 +116,28 @@ class Table:
         start = path.rstrip("/") + "/"
         return [mount for mount in self.mounts if mount.target == path or mount.target.startswith(start)]
 
+    def inside(self, path):
+        """Mounts that lie on a directory or below it, whatever it is called, a covered mount too: they keep it from being removed."""
+        home, found = self.holder(path), []
+        if home is None:
+            return found
+        where = place_on(home, path)
+        for mount in self.mounts:
+            over = self.by_id.get(mount.parent)
+            if mount.id == home.id:
+                if home.target == path and path != "/":
+                    found.append(mount)
+            elif over is not None:
+                device, place = place_on(over, mount.target)
+                if device == where[0] and (place + "/").startswith(where[1].rstrip("/") + "/"):
+                    found.append(mount)
+        return found
+
+
+def place_on(mount, path):
+    """(device, where on its file system) that a path on this mount is."""
+    return mount.device, (mount.root.rstrip("/") + path[len(mount.target.rstrip("/")):]) or "/"
+
 
 def read(procfs="/proc", pid="self"):
     """The table of a process's mount namespace, read until two reads agree in length.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from .._kernel import holders, overlayfs, syscalls, trees
+from .._kernel import holders, mountinfo, overlayfs, syscalls, trees
 from .._kernel.holders import identity
 from .._model.errors import BulkheadError, reason
 from . import _uses
@@ -178,7 +178,7 @@ def plan_directories(host, layers, plan):
 def _unmake(host, path, work):
     """Take back a directory that this run has made: with the kernel's own in a work directory, with mount points in an upper."""
     if path == work or not has_data(path):
-        discard(path)
+        discard(host, path)
     else:
         raise OSError(errno.ENOTEMPTY, "there is data in it")
     remove_if_empty(_own_parent(host, path))
@@ -190,11 +190,12 @@ def make(path):
     os.makedirs(path, mode=0o755, exist_ok=True)
 
 
-def set_aside(path):
+def set_aside(host, path):
     """Give a directory up in one rename, with an empty one of the same mode and owner in its place."""
+    refuse_mounts(mountinfo.read(host.proc), path, "empty")  # one that is mounted since the plan was made, too
     aside = path + DISCARDED
     if os.path.lexists(aside):
-        discard(aside)
+        discard(host, aside)
     found = os.stat(path)
     os.rename(path, aside)
     try:
@@ -213,8 +214,17 @@ def put_back(path):
         os.rename(aside, path)  # over the empty one
 
 
-def discard(path):
-    """Remove a directory with everything in it; no error when it is not there."""
+def refuse_mounts(table, path, verb="remove", gone=()):
+    """Refuse to remove what has a mount in it: the removal would stop there, half-way. Those in ``gone`` will be away by then."""
+    ids = {mount.id for mount in gone}
+    for mount in table.inside(os.path.realpath(path)):
+        if mount.id not in ids:
+            raise BulkheadError("Cannot %s %s: %s (%s) is mounted in it. Unmount that first." % (verb, path, mount.target, mount.fstype))
+
+
+def discard(host, path):
+    """Remove a directory with everything in it; no error when it is not there. What is mounted in it is looked for before."""
+    refuse_mounts(mountinfo.read(host.proc), path)
     parent = os.open(os.path.dirname(path), syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         trees.remove_tree(parent, os.path.basename(path))
@@ -239,20 +249,29 @@ def has_data(upper):
         os.close(fd)
 
 
-def plan_removal(host, upper, work, remove_data, plan):
-    """Steps that remove upper and work: with data only when told to, elsewhere than below our own directory likewise."""
+def plan_removal(host, upper, work, remove_data, plan, gone=()):
+    """Steps that remove upper and work: with data only when told to, elsewhere than below our own directory likewise.
+
+    ``gone`` are the mounts that an earlier step takes away.
+    """
     for path in leftovers((upper, work)):
-        plan.add("remove %s" % path, lambda path=path: discard(path))
+        plan_discard(host, path, plan, gone)
     if not upper or not (remove_data or (ours(host, upper) and not has_data(upper))):
         return
     for path in (upper, work):
         if path and os.path.isdir(path) and (remove_data or ours(host, path)):
-            plan.add("remove %s" % path, lambda path=path: discard(path))
+            plan_discard(host, path, plan, gone)
             plan.differ("upper" if path == upper else "work", path, None)
     parent = _own_parent(host, upper)
     names = {os.path.basename(path) + suffix for path in (upper, work) if path for suffix in ("", DISCARDED)}
     if parent and os.path.isdir(parent) and not set(_list(parent)) - names:
         plan.add("remove directory %s" % parent, lambda: remove_if_empty(parent))
+
+
+def plan_discard(host, path, plan, gone=()):
+    """A step that removes a directory with everything in it, refused when something is mounted there."""
+    refuse_mounts(host.mounts(), path, gone=gone)
+    plan.add("remove %s" % path, lambda: discard(host, path))
 
 
 def _own_parent(host, path):

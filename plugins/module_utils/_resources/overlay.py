@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from .._kernel import holders, overlayfs, syscalls, trees
+from .._kernel import holders, mountinfo, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.overlay import OverlaySpec, key_of
 from . import _layers, _uses
@@ -41,7 +41,7 @@ def _plan_mounted(host, spec, plan, found, foreign):
         if not foreign:
             plan.record(NOUN, spec.key, dict(spec.declared, state="mounted"), merge=True)
         _plan_attributes(host, spec, plan, found, foreign)
-        _plan_leftovers(layers, plan)
+        _plan_leftovers(host, layers, plan)
         return
     if found.mount is not None:
         _may_replace(host, spec, found, foreign, differences)
@@ -59,16 +59,16 @@ def _plan_mounted(host, spec, plan, found, foreign):
     if found.mount is None:
         plan.differ("state", "unmounted", "mounted")
         _differ_whole(plan, None, layers)
-        _plan_reset(spec, plan, layers)
+        _plan_reset(host, spec, plan, layers, found)
         plan.add("mount overlay on %s" % place(spec), build.mount, build.unmount)
     elif same_upper or spec.reset or len(found.stack) > 1 or not found.is_overlay:
         # Never two overlays on one upper: the old one goes first.
         plan.add("unmount overlay from %s" % place(spec), build.unmount_old, build.mount_old)
-        _plan_reset(spec, plan, layers)
+        _plan_reset(host, spec, plan, layers, found)
         plan.add("mount overlay on %s" % place(spec), build.mount, build.unmount)
     else:
         plan.add("replace overlay on %s" % place(spec), build.replace)
-    _plan_leftovers(layers, plan, made=spec.reset)
+    _plan_leftovers(host, layers, plan, made=spec.reset)
     plan.record(NOUN, spec.key, dict(spec.declared, state="mounted"), merge=True)
     host.promised.add((NOUN, spec.key))
 
@@ -198,20 +198,15 @@ def _copies(host, spec, mount):
         return []
     table = look(host, spec.namespace, spec.path)[1]
     parent = table.by_id.get(mount.parent)
-    here, tags, kept = _place_on(parent, mount), _reached(parent, others.values()), []
+    here, tags, kept = parent and mountinfo.place_on(parent, mount.target), _reached(parent, others.values()), []
     for who, table in others.items():
         for other in table.mounts:
             if other.device == mount.device and other.fstype == "overlay":
                 over = table.by_id.get(other.parent)
-                if over is None or not tags.intersection(over.propagation) or _place_on(over, other) != here or \
+                if over is None or not tags.intersection(over.propagation) or mountinfo.place_on(over, other.target) != here or \
                         any(each.parent == other.id for each in table.mounts):
                     kept.append(who)
     return kept
-
-
-def _place_on(parent, mount):
-    """Where a mount lies on the file system of its parent."""
-    return parent and (parent.device, parent.root.rstrip("/") + mount.target[len(parent.target.rstrip("/")):])
 
 
 def _reached(parent, tables):
@@ -244,18 +239,19 @@ def _check_path(host, spec, layers):
             raise _layers.refusal(place(spec), "the mount point is inside %s" % path, "Name another")
 
 
-def _plan_reset(spec, plan, layers):
+def _plan_reset(host, spec, plan, layers, found):
     if spec.reset:
         for path in (layers.upper, layers.work):
             if path and os.path.isdir(path):
-                plan.add("empty %s" % path, lambda path=path: _layers.set_aside(path), lambda path=path: _layers.put_back(path))
+                _layers.refuse_mounts(host.mounts(), path, "empty", found.stack)
+                plan.add("empty %s" % path, lambda path=path: _layers.set_aside(host, path), lambda path=path: _layers.put_back(path))
 
 
-def _plan_leftovers(layers, plan, made=False):
+def _plan_leftovers(host, layers, plan, made=False):
     """Steps that remove what a reset has set aside, be it the one of this plan or one that was killed."""
     for path in (layers.upper, layers.work):
         if path and (made and os.path.isdir(path) or os.path.lexists(path + _layers.DISCARDED)):
-            plan.add("remove %s" % (path + _layers.DISCARDED), lambda path=path: _layers.discard(path + _layers.DISCARDED))
+            _layers.plan_discard(host, path + _layers.DISCARDED, plan)
 
 
 def _plan_gone(host, spec, plan, found, foreign):
@@ -279,15 +275,15 @@ def _plan_gone(host, spec, plan, found, foreign):
 
     if spec.reset and upper:
         given_up("reset")
-        _plan_reset(spec, plan, overlayfs.Layers([], upper, work))
-        _plan_leftovers(overlayfs.Layers([], upper, work), plan, made=True)
+        _plan_reset(host, spec, plan, overlayfs.Layers([], upper, work), found)
+        _plan_leftovers(host, overlayfs.Layers([], upper, work), plan, made=True)
     if spec.state == "unmounted":
         if recorded or found.stack:
             plan.record(NOUN, spec.key, {"state": "unmounted"}, merge=True)
         return
     if upper and os.path.isdir(upper) and (spec.remove_data or _layers.ours(host, upper)):
         given_up("remove")
-    _layers.plan_removal(host, upper, work, spec.remove_data, plan)
+    _layers.plan_removal(host, upper, work, spec.remove_data, plan, found.stack)
     if spec.namespace is None and os.path.isdir(spec.path) and not os.path.islink(spec.path) and _removable(found):
         plan.differ("path", spec.path, None)
         plan.add("remove directory %s" % spec.path, lambda: _layers.remove_if_empty(found.path), lambda: _layers.make(found.path))
