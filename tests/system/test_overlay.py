@@ -460,6 +460,27 @@ def test_a_failed_mount_is_undone(place, converge, monkeypatch):
     assert converge("overlay", **place.options())["changed"]
 
 
+def test_a_foreign_mount_is_not_undone(place, monkeypatch):
+    """What is no overlay, or lies below one, cannot be mounted again, and is not said to be."""
+    def failing(act):
+        def fail(*args):
+            if any(isinstance(each, overlayfs.Layers) and each.upper for each in args):
+                raise OSError(12, "Cannot allocate memory")
+            return act(*args)
+        return fail
+    for name in ("detached", "mount_at"):
+        monkeypatch.setattr(overlayfs, name, failing(getattr(overlayfs, name)))
+    os.makedirs(place("mnt"))
+    for kind, data in (("tmpfs", None), ("overlay", "lowerdir=%s:%s" % (place("app"), place("base")))):
+        syscalls.mount("foreign", place("mnt"), "tmpfs")
+        if kind == "overlay":
+            syscalls.mount("foreign", place("mnt"), kind, 0, data)
+        keys = drive.converge("overlay", place.options(force=True))["keys"]
+        assert keys["not_undone"] == ["unmount overlay from %s (not mounted again: tmpfs)" % place("mnt")], keys
+        assert "unmount overlay from %s" % place("mnt") not in keys["undone"]
+        assert [mount.fstype for mount in mountinfo.read().at(place("mnt"))] == ["overlay"] * (kind == "overlay")
+
+
 def test_an_undo_keeps_data_and_takes_mount_points(place, monkeypatch):
     def fail(*args):
         os.makedirs(place("upper/proc/deep"))

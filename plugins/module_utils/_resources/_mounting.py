@@ -197,8 +197,12 @@ class Build:
             _layers.drop_links(self.host)
 
     def mount_old(self):
+        """Undo unmount_old(). Only an overlay on top is made again; what else was there is beyond us, and the error says so."""
         if self.found.layers is not None:
             self._attach(self.found.layers, flags_of(Undeclared, self.found.mount))
+        lost = [mount.fstype for mount in self.found.stack if mount is not self.found.mount or self.found.layers is None]
+        if lost:
+            raise BulkheadError("not mounted again: %s" % ", ".join(lost))
 
     def _unmount(self, count):
         flags = syscalls.UMOUNT_NOFOLLOW | (syscalls.MNT_DETACH if self.spec.lazy else 0)
