@@ -274,6 +274,23 @@ def test_links_in_the_image_lead_nowhere_outside(box):
     assert [mount.target for mount in box.table().mounts if "evil" in mount.target or "victim" in mount.target] == []
 
 
+@pytest.mark.parametrize(("path", "leads", "options", "kind"), [
+    ("dev", "/nowhere", {}, "directory"), ("proc", "proc", {}, "directory"), ("srv/www", "none", dict(bind="share"), "directory"),
+    ("srv", "/none", dict(bind="share"), "directory"), ("srv/www", "/none", dict(bind="file"), "file"), ("srv", "none", dict(bind="file"), "directory")])
+def test_a_link_of_the_image_that_leads_nowhere(box, path, leads, options, kind):
+    os.rmdir(box.top + "/app/srv")
+    if "/" in path:
+        os.mkdir(box.top + "/app/srv")
+    os.symlink(leads, "%s/app/%s" % (box.top, path))
+    options = {key: [dict(source="%s/%s" % (box.top, name), target="/srv/www")] for key, name in options.items()}
+    with pytest.raises(BulkheadError) as refused:
+        box.run(**options)
+    assert "/%s is a link that leads nowhere. Make it a %s in a layer." % (path, kind) in str(refused.value)
+    os.unlink("%s/app/%s" % (box.top, path))
+    box.run(**options)
+    assert box.run(**options) == []
+
+
 def test_a_killed_change_is_not_forgotten(box):
     os.symlink("/etc", box.top + "/app/cfg")
     box.run()

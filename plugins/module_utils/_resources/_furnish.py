@@ -179,6 +179,24 @@ def device(source):
     return found.st_rdev, found.st_mode
 
 
+def _dangling(root, path):
+    """The first link on the way to a path inside the tree that leads nowhere or in a circle; None when there is none."""
+    walked = ""
+    for name in trees.parts(path):
+        walked += "/" + name
+        if trees.exists(root, walked):
+            continue
+        try:
+            fd = trees.resolve(root, walked, syscalls.O_PATH | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            return walked if stat.S_ISLNK(os.fstat(fd).st_mode) else None
+        finally:
+            os.close(fd)
+    return None
+
+
 class Furniture:
     """Opened in the host's namespaces; called once, in a copy of the template, by the process that has all the namespaces."""
 
@@ -230,6 +248,10 @@ class Furniture:
                 if exc.errno == errno.EROFS:
                     raise BulkheadError("Cannot prepare the root of %s: it is read-only and has no %s to mount on. "
                                         "Add that to a layer, or give an upper." % (self.spec.name, want.target)) from exc
+                link = _dangling(self.root, want.target)
+                if link:
+                    raise BulkheadError("Cannot prepare the root of %s: %s is a link that leads nowhere. Make it a %s in a layer."
+                                        % (self.spec.name, link, "file" if is_file and link == want.target else "directory")) from exc
                 raise
 
     def __call__(self):
