@@ -155,6 +155,11 @@ sandboxes:
     changed:
       description: Whether something of it changed, which tells the two kinds of entries apart.
       type: bool
+    restore_error:
+      description:
+        - Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged. In an entry of
+          one that changed or failed.
+      type: str
 failed_items:
   description: The sandboxes that were refused or failed, with what was undone.
   type: list

@@ -42,7 +42,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 sandboxes:
-  description: One entry for each sandbox that exists.
+  description: One entry for each sandbox that exists, or that could not be made again after a reboot.
   type: list
   elements: dict
   returned: always
@@ -66,6 +66,9 @@ sandboxes:
       description: As M(bulkhead.isolation.chroot_service_info) shows them.
       type: list
       elements: dict
+    restore_error:
+      description: Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged.
+      type: str
 """
 
 from ansible_collections.bulkhead.isolation.plugins.module_utils._adapter import run_info

@@ -62,6 +62,11 @@ def converge(noun, options, check=False):
     return answer
 
 
+def info(noun, **options):
+    """The answer of the _info module."""
+    return resource(noun).info(new_host(), options)
+
+
 def isolated(function, patience=60.0):
     """What function() returns, called in a forked child, as a module call is a process of its own."""
     answer = os.memfd_create("answer")

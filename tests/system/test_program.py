@@ -225,6 +225,13 @@ def test_what_cannot_be_restored_is_said_and_the_rest_is_made(bulkhead, sandboxe
     assert status == 1
     assert len(errors.splitlines()) == 1 and "web" in errors and root in errors
     assert list(sleepers()) == ["cache"]
+    told = {each["name"]: each["restore_error"] for each in drive.info("sandbox")["sandboxes"]}
+    assert told == {"web": errors.strip(), "cache": None}
+    assert [line.split()[2] for line in bulkhead("list")[1].splitlines()[1:]] == ["present", "failed"]
+    shutil.copytree(root + ".away", root, symlinks=True)
+    assert bulkhead("restore")[0] == 0
+    assert not os.path.exists("/run/bulkhead/failed") and sorted(sleepers()) == ["cache", "web"]
+    assert {each["restore_error"] for each in drive.info("sandbox")["sandboxes"]} == {None}
 
 
 def test_run_is_a_service_with_another_command(bulkhead, sandboxes):
@@ -302,7 +309,9 @@ def test_a_record_that_cannot_be_read_does_not_keep_the_others_from_coming_back(
         json.dump({"options": {"name": "bad", "cgroup": {"memory_max": "12Q"}}}, stream)
     status, output, errors = bulkhead("restore")
     os.unlink("/etc/bulkhead/sandboxes.d/bad.json")
-    assert status == 1 and len(errors.splitlines()) == 1 and "memory_max" in errors
+    assert status == 1 and len(errors.splitlines()) == 1 and "memory_max" in errors and "sandbox bad" in errors
+    assert os.listdir("/run/bulkhead/failed") == ["bad"]
+    assert bulkhead("restore") == (0, "", "") and not os.path.exists("/run/bulkhead/failed"), "its record is gone"
     assert sorted(sleepers()) == ["cache", "web"]
 
 

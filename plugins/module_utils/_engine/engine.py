@@ -65,6 +65,8 @@ def converge(host, resource, options, check=False):
                     if not many:
                         raise
                     plan.error = exc
+        if many:
+            host.failures.drop(plan.key for plan in plans if plan.error is None)
         try:
             host.records.write_all(records)
         except OSError as exc:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from .._kernel import mountinfo
-from .records import Claims, Records
+from .records import Claims, Failures, Records
 
 
 class Host:
@@ -30,8 +30,10 @@ class Host:
         self.units_changed, self.systemd_version = False, None
         self.claims = Claims(state + "/made")
         self.records = Records(etc)
+        self.failures = Failures(state + "/failed")
         self.warnings = []
         self.healthy = {}  # {service: what its health check said after it was started in this run}
+        self.booting = False  # this is the restore that the boot waits for: what it starts comes after it
         self.check = False  # in check mode what a task or an earlier one of the play needs may not be there yet: a warning
         self.promised = set()  # (noun, name) that an earlier task of the play, or an earlier part of this plan, makes
         self._cache = {}

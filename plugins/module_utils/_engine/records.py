@@ -7,6 +7,7 @@
 A claim says that an object is ours; it is written before the object is made, with no identity, and completed after,
 so that a run that is killed in between leaves nothing that the next run would take for somebody else's.
 A record is the declared Spec for restore after a reboot; it is written last. Neither is believed about the present.
+A failure is why restore could not make a sandbox, for whoever asks later.
 """
 
 from __future__ import annotations
@@ -143,6 +144,44 @@ class Records(_Store):
             self._known.pop(path, None)
             os.rename(_partial(path), path)
         return len(changed)
+
+
+class Failures:
+    """Why a sandbox could not be restored: one text each, below /run, until it is converged again."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def path(self, name):
+        return "%s/%s" % (self.root, name)
+
+    def read(self, name):
+        """The text, or None. A name that is asked for may be anything; it is looked up, not made a path of."""
+        if name not in _listed(self.root):
+            return None
+        try:
+            with open(self.path(name), encoding="utf-8", errors="replace") as stream:
+                return stream.read().strip() or None
+        except OSError:
+            return None
+
+    def write(self, name, text):
+        os.makedirs(self.root, mode=0o755, exist_ok=True)
+        with open(self.path(name), "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+    def keep(self, names):
+        """Drop all but those of these names."""
+        self.drop(set(_listed(self.root)).difference(names))
+
+    def drop(self, names):
+        """They are as declared again, or gone."""
+        there = set(_listed(self.root))
+        for name in there.intersection(names):
+            _unlink(self.path(name))
+            there.discard(name)
+            if not there:
+                os.rmdir(self.root)
 
 
 def _partial(path):

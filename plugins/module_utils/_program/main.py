@@ -52,9 +52,15 @@ def _fits(verb, rest):
 
 
 def _restore(host, rest):
+    """At boot it is the main process of a unit (systemd says so), and its lines go to the journal: few, and failures as errors."""
+    host.booting = host.systemd and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     done, failed = whole.restore(host)
-    _tell(done)
-    return _say(host.warnings + failed) if failed else 0
+    _tell(["Restored all that is recorded but %d, in %d steps." % (len(failed), len(done))] if host.booting else done)
+    if not failed:
+        return 0
+    lines = host.warnings + [message if record.name in message else "Cannot restore %s %s: %s" % (record.noun, record.name, message)
+                             for record, message in failed]
+    return _say(["<3>" + line for line in lines] if host.booting else lines)
 
 
 def _clear(host, rest):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .._engine.engine import converge
 from .._engine.plan import Plan, run_plan
-from .._model.errors import BulkheadError, Problems
+from .._model.errors import BulkheadError, Problems, reason
 from .._resources import cgroup, namespace, overlay, sandbox, service
 
 # (resource, the word of its records), in the order in which they are made.
@@ -44,9 +44,10 @@ def recorded(host):
 
 
 def restore(host):
-    """Make everything again that is recorded: (the names of the steps taken, what could not be done)."""
+    """Make everything again that is recorded: (the names of the steps taken, [(record, why it could not be made)])."""
     done, everything = [], recorded(host)
-    torn = [record.torn for record in everything if record.torn]
+    host.failures.keep({record.name for record in everything if record.resource is sandbox})
+    failed = [(record, record.torn) for record in everything if record.torn]
     waiting = [record for record in everything if not record.torn and record.at_boot()]
     while waiting:
         refused = []
@@ -56,20 +57,33 @@ def restore(host):
         if boxes:
             refused += _make(host, sandbox, boxes, {"sandboxes": [each.options for each in boxes]}, done)
         if len(refused) == len(waiting):  # a round that got nowhere; before that, one may have waited for another
-            return done, torn + [message for record, message in refused]
+            failed += refused
+            break
         waiting = [record for record, message in refused]
-    return done, torn
+    for record, message in failed:
+        if record.resource is sandbox:
+            _note(host, record.name, message)
+    return done, failed
+
+
+def _note(host, name, message):
+    """Leave word for `sandbox` and `sandbox_info`, until it is converged."""
+    try:
+        host.failures.write(name, message)
+    except OSError as exc:  # then only the journal tells
+        host.warn("Cannot note that sandbox %s was not restored: %s." % (name, reason(exc)))
 
 
 def _make(host, resource, records, options, done):
-    """Converge records in one run: [(record, why it was refused)]."""
+    """Converge records in one run: [(record, why it was refused)]. Whatever goes wrong with one, the others have their turn."""
     host.forget()
     host.promised.clear()
     try:
         outcome = converge(host, resource, options)
-    except BulkheadError as exc:
+    except Exception as exc:
         if len(records) == 1:
-            return [(records[0], exc.message)]
+            return [(records[0], exc.message if isinstance(exc, BulkheadError) else "Cannot restore %s %s: %s." % (
+                records[0].noun, records[0].name, reason(exc) if isinstance(exc, OSError) else "an error of Bulkhead's own, %r" % exc))]
         # One of them cannot even be read: the others are made one by one.
         return [each for record in records for each in _make(host, resource, [record], {"sandboxes": [record.options]}, done)]
     done += [name for plan in outcome.plans if plan.error is None for name in plan.actions]
@@ -85,13 +99,18 @@ def existing(host, and_recorded):
     names = set(sandbox.names(host))
     parts = {(namespace.NOUN, name) for name in names} | {(cgroup.NOUN, sandbox.PREFIX + name) for name in names}
     parts |= {(overlay.NOUN, "%s/mnt/%s" % (host.state, name)) for name in names}
-    found = [(sandbox.NOUN, name, sandbox) for name in sorted(names) if and_recorded or sandbox.show(host, name)]
+    found = [(sandbox.NOUN, name, sandbox) for name in sorted(names) if and_recorded or _is_there(host, name)]
     for resource in (service, overlay, namespace, cgroup):
         made = set(service.names(host) if resource is service else host.claims.names(resource.NOUN))
         made |= set(host.records.names(resource.NOUN) if and_recorded else ())
         found += [(resource.NOUN, name, resource) for name in sorted(made, reverse=True)
                   if (resource.NOUN, name) not in parts and not (resource is service and name.partition("/")[0] in names)]
     return found
+
+
+def _is_there(host, name):
+    found = sandbox.show(host, name)
+    return bool(found) and any(found[part] for part in sandbox.PARTS)
 
 
 def remove(host, name, resource, remove_data, keep_record):
@@ -132,5 +151,5 @@ def state(host, record):
         found = record.resource.show(host, record.name)
     if record.resource is sandbox:
         services = ["%s %s" % (each["name"].partition("/")[2], each["state"]) for each in found["services"] if each] if found else []
-        return "present" if found else "absent", ", ".join(services)
+        return "failed" if found and found["restore_error"] else "present" if found else "absent", ", ".join(services)
     return "present" if found else "absent", found["state"] if found and record.resource is service else ""

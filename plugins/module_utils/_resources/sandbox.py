@@ -23,6 +23,7 @@ from . import cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
+PARTS = ("namespaces", "cgroup", "overlay", "services")
 
 __all__ = ("NOUN", "expand", "info", "names", "parse", "plan", "result", "show")
 
@@ -249,7 +250,7 @@ def _ancestors(host, pid):
 # -- what the modules answer
 
 def show(host, name, healthy=None):
-    """One sandbox as its parts show themselves; None when nothing of it is there. ``healthy(service)`` tells its health."""
+    """One sandbox as its parts show themselves; None when nothing of it is there, nor should be. ``healthy(service)`` tells its health."""
     now = namespace.found(host, name)
     found = {
         "name": name,
@@ -259,7 +260,8 @@ def show(host, name, healthy=None):
         "overlay": overlay.show(host, host.state + "/mnt/" + name),
         "services": [shown for shown in (service.show(host, each, healthy and healthy(each)) for each in _services(host, name)) if shown],
     }
-    return found if any(found[key] for key in ("namespaces", "cgroup", "overlay", "services")) else None
+    found["restore_error"] = host.failures.read(name)
+    return found if any(found[key] for key in PARTS + ("restore_error",)) else None
 
 
 def names(host):
