@@ -355,6 +355,8 @@ syscalls.mount(top + "/elsewhere", top, None, syscalls.MS_BIND)  # this process'
 for name in ("mnt", "lower", "upper", "work"):
     os.makedirs("%s/%s" % (top, name))
 syscalls.mount("o", top + "/mnt", "overlay", 0, "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work" % (top, top, top))
+if sys.argv[3:]:
+    os.chroot(top + "/mnt")
 print(flush=True)
 sys.stdin.read()
 """
@@ -373,6 +375,21 @@ def test_a_host_within_this_host_has_the_same_names(place, converge, refuse, exi
         assert converge("overlay", **place.options())["changed"]
     finally:
         holder.communicate()
+
+
+def test_a_host_within_this_host_that_no_longer_sees_the_name(place, converge, refuse):
+    """Where its overlay is its root the name leads nowhere for it: then it may be ours, and is refused (docs/limits.md)."""
+    for name in ("elsewhere", "upper", "work"):
+        os.makedirs(place(name))
+    holder = subprocess.Popen(["unshare", "-m", sys.executable, "-c", ELSEWHERE, drive.ROOT, place.top, "chroot"],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        for options in ({}, dict(state="absent", remove_data=True)):
+            assert "process %d" % holder.pid in refuse("overlay", **place.options(**options))
+    finally:
+        holder.communicate()
+    assert converge("overlay", **place.options())["changed"]
 
 
 def test_copies_that_an_unmount_reaches_do_not_matter(place, converge):
