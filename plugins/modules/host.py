@@ -11,8 +11,9 @@ short_description: Make a host ready for sandboxes, or free of them
 version_added: 0.1.0
 description:
   - Installs the program C(bulkhead), one executable file made of the same sources that the modules of this collection run, so
-    that a host can restore, list, enter and clear its sandboxes without Ansible; and starts the supervisor of the services,
-    detached from the task that starts it.
+    that a host can restore, list, enter and clear its sandboxes without Ansible; and has C(bulkhead restore) run at boot, by the unit
+    C(bulkhead-restore.service) where systemd is the init, else by cron where it runs, else by the host's own runit.
+  - Where systemd is not the init, starts the supervisor of the services, detached from the task that starts it.
   - Or takes everything away that this collection made on the host.
   - The role P(bulkhead.isolation.host#role) does this for you. The other modules need neither, and start the supervisor
     themselves when they first need it.
@@ -34,9 +35,9 @@ options:
     type: path
   state:
     description:
-      - V(present) has the program of this version of the collection installed and the supervisor running.
+      - V(present) has the program of this version of the collection installed and run at boot, and the supervisor running.
       - V(absent) removes all sandboxes, services, overlays, namespaces and cgroups that the modules of this collection made,
-        their records, the supervisor, and the program.
+        their records, the supervisor, what runs at boot, and the program.
     type: str
     choices: [present, absent]
     default: present
@@ -51,7 +52,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Install the program and start the supervisor
+- name: Install the program, have it run at boot, and have a supervisor
   bulkhead.isolation.host:
 
 - name: Install the program elsewhere, for a Python of your own
@@ -81,10 +82,15 @@ host:
       returned: success
       sample: /usr/local/bin/bulkhead
     supervisor:
-      description: The pid of the supervisor, or V(null).
+      description: The pid of the supervisor of the services, or V(null); 1 where that is systemd.
       type: int
       returned: success
       sample: 4711
+    boot:
+      description: What runs C(bulkhead restore) at boot, one of V(systemd), V(cron), V(runit), or V(null) where nothing does.
+      type: str
+      returned: success
+      sample: systemd
 actions:
   description: The names of the steps taken; in check mode those that would be taken.
   returned: success

@@ -42,6 +42,16 @@ host:
   returned: success
   type: dict
   contains:
+    system:
+      description: How the system calls itself.
+      type: str
+      returned: success
+      sample: Debian GNU/Linux 13 (trixie)
+    tested:
+      description: Whether this release of the collection is tested on this system. The module warns where it is not.
+      type: bool
+      returned: success
+      sample: true
     kernel:
       description: The release of the running kernel.
       type: str
@@ -52,6 +62,18 @@ host:
       type: str
       returned: success
       sample: runit
+    systemd:
+      description: The version of systemd where it is the init, else V(null).
+      type: int
+      returned: success
+      sample: 257
+    boot:
+      description:
+        - What can run C(bulkhead restore) at boot here, one of V(systemd), V(cron), V(runit) (the host's own), or V(null). The
+          module M(bulkhead.isolation.host) sees to it.
+      type: str
+      returned: success
+      sample: systemd
     cgroup_mode:
       description: Which cgroup trees are mounted, one of V(unified), V(hybrid), V(v1) and V(none).
       type: str
@@ -75,7 +97,7 @@ host:
       returned: success
       sample: true
     tools:
-      description: The programs that services need, each with its path or V(null).
+      description: The programs that services need on a host with this init, each with its path or V(null).
       type: dict
       returned: success
       sample: {runsvdir: /usr/bin/runsvdir, tini: null}

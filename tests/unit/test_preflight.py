@@ -19,7 +19,8 @@ def machine(tmp_path, monkeypatch):
     """machine(**differences): the survey of a host on which all is well but for the differences."""
 
     def make(capabilities=ALL, filesystems="nodev\toverlay\n", namespaces=preflight.NAMESPACES, maxima=None, controllers=None,
-             mounts=V2, init="init", systemd=False, release="6.1.0-37-amd64", tools=None):
+             mounts=V2, init="init", systemd=False, release="6.1.0-37-amd64", tools=None, boot="cron", version="systemd 252 (252.39)\n",
+             system='PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'):
         proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
         for directory in (proc / "self" / "ns", proc / "1", proc / "sys" / "user", cgroup):
             directory.mkdir(parents=True)
@@ -35,8 +36,12 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setattr(Host, "systemd", systemd)
         monkeypatch.setattr(preflight, "which", lambda name: "/usr/bin/" + name if tools is None or name in tools else None)
         monkeypatch.setattr(preflight, "_loads", lambda library: True)
+        monkeypatch.setattr(preflight.boot, "place", lambda host: boot)
+        (tmp_path / "os-release").write_text(system)
+        monkeypatch.setattr(preflight, "OS_RELEASE", (str(tmp_path / "none"), str(tmp_path / "os-release")))
         monkeypatch.setattr(preflight.os, "uname", lambda: type("Name", (), {"release": release}))
-        return preflight.survey(Host(proc=str(proc), cgroup=str(cgroup)))
+        host = Host(lambda argv, data, env: (0, version, ""), proc=str(proc), cgroup=str(cgroup))
+        return dict(preflight.info(host, {})["host"], warnings=host.warnings)
 
     return make
 
@@ -48,7 +53,8 @@ def test_a_good_host_has_neither_problems_nor_limits(machine):
 
 
 @pytest.mark.parametrize("differences, words", [
-    (dict(systemd=True), "init is systemd"),
+    (dict(systemd=True, version="systemd 241 (241)\n"), "systemd 241 is too old"),
+    (dict(systemd=True, mounts=V2.replace("cgroup2 cgroup2", "cgroup cgroup").replace("rw\n", "rw,memory\n")), "version 1"),
     (dict(release="4.19.0-27-amd64"), "too old"),
     (dict(capabilities=ALL & ~(1 << 21)), "capabilities sys_admin"),
     (dict(namespaces=("cgroup", "ipc", "mnt", "net", "pid")), "no uts namespaces"),
@@ -66,6 +72,7 @@ def test_what_makes_a_host_useless_is_one_sentence(machine, differences, words):
     (dict(controllers="cpu memory pids cpuset"), "controller io: io_*"),
     (dict(maxima={"user": 0}), "no user namespaces"),
     (dict(release="5.10.0"), "cgroup.kill"),
+    (dict(boot=None), "bulkhead restore"),
 ])
 def test_what_only_limits_is_no_problem(machine, differences, words):
     found = machine(**differences)
@@ -77,6 +84,23 @@ def test_missing_programs_are_named_by_package(machine):
     found = machine(tools=("nsenter", "sv"))
     assert found["missing_tools"] == ["runit", "tini"]
     assert found["tools"]["tini"] is None and found["problems"] == []
+
+
+def test_what_is_missing_depends_on_the_init(machine):
+    found = machine(systemd=True, boot="systemd", tools=("systemctl", "nsenter"))
+    assert found["missing_tools"] == ["systemd"] and "tini" not in found["tools"]
+    assert (found["init"], found["systemd"], found["boot"], found["problems"]) == ("systemd", 252, "systemd", [])
+
+
+@pytest.mark.parametrize("system, name, tested", [
+    ("PRETTY_NAME='Debian GNU/Linux 13 (trixie)'\nID=debian\nVERSION_ID=13\n", "Debian GNU/Linux 13 (trixie)", True),
+    ('ID="rocky"\nVERSION_ID="9.4"\nPRETTY_NAME="Rocky Linux 9.4"\n', "Rocky Linux 9.4", False), ("", None, False),
+])
+def test_a_system_that_is_not_tested_is_warned_of(machine, system, name, tested):
+    found = machine(system=system)
+    assert (found["system"], found["tested"]) == (name, tested)
+    assert [(name or "This system") in text for text in found["warnings"]] == ([] if tested else [True])
+    assert found["problems"] == found["limits"] == []
 
 
 def test_an_overlay_module_that_is_not_loaded_counts(machine, monkeypatch):

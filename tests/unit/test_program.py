@@ -25,8 +25,10 @@ UTILS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.rea
 
 @pytest.fixture(name="supervised", autouse=True)
 def fixture_supervised(monkeypatch):
-    """The supervisor runs, so only the program is looked at."""
+    """The supervisor runs, and nothing starts at boot, so only the program is looked at."""
     monkeypatch.setattr(resource.scan, "find", lambda host: 1)
+    monkeypatch.setattr(resource.boot, "place", lambda host: None)
+    monkeypatch.setattr(resource.boot, "found", lambda host: [])
 
 
 def planned(path, **options):

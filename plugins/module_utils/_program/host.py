@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The host as an object, for the module `host`: the program and the supervisor are there, or nothing of ours is any more."""
+"""The host as an object, for the module `host`: program, supervisor and restore at boot are there, or nothing of ours is any more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._kernel import nsfs
 from .._kernel import syscalls as sc
 from .._model import values
 from .._model.errors import BulkheadError
-from .._supervisor import entry, runit, scan
+from .._supervisor import boot, entry, runit, scan
 from . import archive, whole
 
 NOUN = "host"
@@ -52,25 +52,36 @@ def plan(host, spec, plan):
     """See `_engine/plan.py`."""
     if spec.state == "present":
         _plan_program(spec, plan)
-        if scan.find(host) is None:
+        if _supervisor(host) is None:
             plan.differ("supervisor", "absent", "running")
             plan.add("start the supervisor", lambda: scan.ensure(host, runit.tool("runsvdir")), lambda: scan.shutdown(host))
+        boot.plan(host, spec.program, plan)
         return
     for noun, name, resource in whole.existing(host, and_recorded=not spec.clear):
         plan.differ("%s %s" % (noun, name), "present", "absent")
         plan.add("remove %s %s" % (noun, name),
                  lambda each=(name, resource): whole.remove(host, each[0], each[1], remove_data=spec.remove_data, keep_record=spec.clear))
     if not spec.clear:
+        boot.plan_removal(host, plan)
         _plan_files(host, spec, plan)
     if plan.steps or any(host.mounts().top(path) is not None for path, flags, propagation in places.parts(host)) \
             or not spec.clear and any(_removable(host, path) for path in _tops(host)):
-        plan.differ("supervisor", "running" if scan.find(host) else "absent", "absent")
-        plan.add("remove the supervisor and the places of ours", lambda: _remove_places(host, spec.clear))
+        if host.systemd:
+            plan.differ("places", "present", "absent")
+        else:
+            plan.differ("supervisor", "running" if scan.find(host) else "absent", "absent")
+        plan.add("remove %sthe places of ours" % ("" if host.systemd else "the supervisor and "), lambda: _remove_places(host, spec.clear))
 
 
 def result(host, params, outcome):
     """What the module returns beside the actions."""
-    return {"host": {"program": params["program"] if os.path.exists(params["program"]) else None, "supervisor": scan.find(host)}}
+    return {"host": {"program": params["program"] if os.path.exists(params["program"]) else None, "supervisor": _supervisor(host),
+                     "boot": boot.place(host) if boot.found(host) else None}}
+
+
+def _supervisor(host):
+    """The pid of what keeps services running; systemd is there without us."""
+    return 1 if host.systemd else scan.find(host)
 
 
 # -- the program
@@ -140,7 +151,8 @@ def _plan_files(host, spec, plan):
 
 
 def _remove_places(host, clear):
-    scan.shutdown(host)
+    if not host.systemd:
+        scan.shutdown(host)
     nsfs.unpin(nsfs.pin_path(host, nsfs.TEMPLATE, "mnt"))
     entry.clear(host)
     host.forget()

@@ -10,6 +10,7 @@ import ctypes
 import os
 
 from .._kernel import cgroupfs
+from .._supervisor import boot, systemctl
 
 NOUN = "host"
 # The bits of capabilities(7) without which nothing here works, and what the others are good for.
@@ -23,12 +24,19 @@ OPTIONAL = ("time", "user")
 LIMITS = {"cpu": "cpu_*", "memory": "memory_*", "pids": "pids_max", "io": "io_*", "cpuset": "cpuset_*"}
 TOOLS = {"runsvdir": "runit", "runsv": "runit", "sv": "runit", "svlogd": "runit", "tini": "tini",
          "nsenter": "util-linux"}
+TOOLS_OF_SYSTEMD = {"systemctl": "systemd", "systemd-run": "systemd", "nsenter": "util-linux"}
+OLDEST_SYSTEMD = 246  # it brought systemctl freeze and the barrier of sd_notify(3)
+TESTED = (("debian", "12"), ("debian", "13"))  # ID and VERSION_ID of os-release(5)
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 def info(host, params):
     """The answer of host_info."""
-    return {"host": survey(host)}
+    found = survey(host)
+    if not found["tested"]:
+        host.warn("%s is not among the systems that this release is tested on (Debian 12 and 13)." % (found["system"] or "This system"))
+    return {"host": found}
 
 
 def survey(host):
@@ -37,12 +45,21 @@ def survey(host):
     spaces = [kind for kind in NAMESPACES if os.path.exists("%s/self/ns/%s" % (host.proc, kind)) and _allowed(host, kind)]
     overlay = has_overlay(host, kernel)
     effective = _capabilities(host)
-    trees = host.cgroups()
-    tools = {name: which(name) for name in TOOLS}
+    trees = cgroupfs.Trees.read(host)
+    packages = TOOLS_OF_SYSTEMD if host.systemd else TOOLS
+    tools = {name: which(name) for name in packages}
     library = _loads("libseccomp.so.2")
     problems, limits = [], []
-    if host.systemd:
-        problems.append("Its init is systemd, which this release does not drive yet: use a host with runit or without a service manager.")
+    system, tested = _system()
+    manager = systemctl.version(host) if host.systemd and tools["systemctl"] else None
+    if manager is not None and manager < OLDEST_SYSTEMD:
+        problems.append("systemd %d is too old: this release needs systemd %d or newer." % (manager, OLDEST_SYSTEMD))
+    if host.systemd and trees.mode != "unified":
+        problems.append("systemd keeps its cgroups in trees of version 1 here (%s): boot with systemd.unified_cgroup_hierarchy=1." % trees.mode)
+    starts = boot.place(host)
+    if starts is None:
+        limits.append("Nothing that starts programs at boot was found (systemd, cron, the host's own runit): "
+                      "run `bulkhead restore` after a reboot yourself.")
     if _version(kernel) < (5, 2):
         problems.append("Linux %s is too old: this release needs Linux 5.2 or newer." % kernel)
     elif _version(kernel) < (5, 14):
@@ -62,9 +79,10 @@ def survey(host):
     else:
         limits += ["No cgroup hierarchy has the controller %s: %s cannot be used." % (name, LIMITS[name])
                    for name in sorted(LIMITS) if trees.home(name) is None]
-    missing = sorted({TOOLS[name] for name, path in tools.items() if path is None} | ({"libseccomp"} if not library else set()))
+    missing = sorted({packages[name] for name, path in tools.items() if path is None} | ({"libseccomp"} if not library else set()))
     return {
-        "kernel": kernel, "init": _init(host), "cgroup_mode": trees.mode,
+        "system": system, "tested": tested, "kernel": kernel, "init": _init(host), "systemd": manager, "boot": starts,
+        "cgroup_mode": trees.mode,
         "controllers": sorted(name for name in LIMITS if trees.home(name) is not None),
         "namespaces": spaces, "overlay": overlay, "tools": tools, "libseccomp": library, "missing_tools": missing,
         "problems": problems, "limits": limits,
@@ -86,6 +104,14 @@ def which(name):
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
+
+
+def _system():
+    """(how the system calls itself, whether it is one that is tested), from os-release(5)."""
+    text = next((text for text in map(cgroupfs.read, OS_RELEASE) if text), "")
+    fields = {key: value.strip("\"'") for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
+    name = fields.get("PRETTY_NAME") or fields.get("ID")
+    return name, (fields.get("ID"), fields.get("VERSION_ID")) in TESTED
 
 
 def _allowed(host, kind):
