@@ -11,6 +11,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from . import _once  # before all others of ours, whose loading it speeds up
+from ._engine import aside
 from ._engine.engine import converge
 from ._engine.host import Host
 from ._model.errors import BulkheadError, reason
@@ -43,6 +44,7 @@ def run_info(resource, argument_spec):
     """The body of an _info module: read, then answer."""
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     with _Answer(module, resource) as host:
+        aside.join(host)
         result = resource.info(host, module.params)
         for text in host.warnings:
             module.warn(text)

@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 if ROOT + "/plugins" not in sys.path:
     sys.path.insert(0, ROOT + "/plugins")
 
-from module_utils._engine import engine  # noqa: E402
+from module_utils._engine import aside, engine  # noqa: E402
 from module_utils._engine.host import Host  # noqa: E402
 from module_utils._model.errors import BulkheadError  # noqa: E402
 
@@ -32,7 +32,9 @@ def command(argv, data=None, env=None):
 
 def new_host(**roots):
     """A Host as every module call makes it."""
-    return Host(command, **roots)
+    host = Host(command, **roots)
+    aside.join(host)
+    return host
 
 
 def resource(noun):

@@ -12,7 +12,7 @@ import os
 import stat
 
 import pytest
-from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import engine, places
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import aside, engine, places
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.lock import Lock
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan
@@ -101,10 +101,39 @@ def test_input_errors_come_before_the_lock(host, files, tmp_path):
     assert not os.path.exists(host.lock)
 
 
-def test_a_host_whose_init_is_systemd_is_refused_in_one_sentence(host, files, monkeypatch):
+@pytest.mark.parametrize("check", [True, False])
+def test_it_goes_aside_before_it_plans_and_plans_again_when_that_is_made(host, files, monkeypatch, check):
+    did = []
+    monkeypatch.setattr(aside, "join", lambda host: did.append("join"))
+    monkeypatch.setattr(places, "ensure", lambda host: did.append("make") or True)
+    plan = files.plan
+    monkeypatch.setattr(files, "plan", lambda *words: did.append("plan") or plan(*words))
+    assert engine.converge(host, files, {"name": "a", "text": "x"}, check=check).changed
+    assert did == (["join", "plan"] if check else ["join", "plan", "make", "plan"])
+    did.clear()
+    engine.converge(host, files, {"name": "a", "text": "x"}, check=check)
+    assert did == ["join", "plan"]
+
+
+def test_what_was_promised_before_it_went_aside_is_planned_with(host, files, monkeypatch):
+    monkeypatch.setattr(places, "ensure", lambda host: True)
+    seen, plan = [], files.plan
+
+    def promising(host, spec, one):
+        seen.append(set(host.promised))
+        host.promised.add(("file", spec.key))
+        plan(host, spec, one)
+    monkeypatch.setattr(files, "plan", promising)
+    host.promised.add(("file", "b"))
+    engine.converge(host, files, {"name": "a", "text": "x"})
+    assert seen == [{("file", "b")}] * 2
+
+
+def test_only_the_real_places_of_a_host_with_systemd_are_aside(host, monkeypatch):
+    assert not Host().aside
     monkeypatch.setattr(Host, "systemd", True)
-    with pytest.raises(BulkheadError, match="its init is systemd"):
-        engine.converge(host, files, {"name": "a", "text": "x"}, check=True)
+    assert Host().aside and not host.aside
+    assert not aside.join(host) and not aside.inside(host)
 
 
 def test_what_cannot_be_undone_is_named():

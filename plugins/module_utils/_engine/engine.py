@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from .._model.errors import BulkheadError, Problems, reason
-from . import places
+from . import aside, places
 from .lock import Lock
 from .plan import Plan, run_plan
 
@@ -41,21 +41,23 @@ def converge(host, resource, options, check=False):
     A resource parses its options into one Spec or a list. Of a list, each Spec has a plan of its own, and one that is
     refused or fails does not keep the others from being made; of one Spec, the error is raised.
     """
-    problems = Problems()
-    specs = resource.parse(options, "", problems)
-    problems.raise_if_any()
-    many = isinstance(specs, list)
+    specs, many = _parse(resource, options)
     host.check = check
     if check:
-        return Outcome(_plan(host, resource, specs if many else [specs], many))
+        aside.join(host)
+        return Outcome(_plan(host, resource, specs, many))
     with Lock(host.lock, resource.NOUN):
+        aside.join(host)  # who held the lock before may have made that, or taken it away
         host.forget()
         host.claims.sweep()
         host.records.sweep()
-        plans = _plan(host, resource, specs if many else [specs], many)
+        promised = set(host.promised)
+        plans = _plan(host, resource, specs, many)
         records = {}
-        if any(plan.steps for plan in plans):
-            places.ensure(host)
+        if any(plan.steps for plan in plans) and places.ensure(host):
+            host.forget()
+            host.promised = promised
+            plans = _plan(host, resource, _parse(resource, options)[0], many)
         for plan in plans:
             if plan.error is None:
                 try:
@@ -76,8 +78,15 @@ def converge(host, resource, options, check=False):
     return Outcome(plans)
 
 
+def _parse(resource, options):
+    """(the list of Specs, were they declared as a list?)"""
+    problems = Problems()
+    specs = resource.parse(options, "", problems)
+    problems.raise_if_any()
+    return (specs, True) if isinstance(specs, list) else ([specs], False)
+
+
 def _plan(host, resource, specs, many):
-    refuse_systemd(host)
     if hasattr(resource, "find"):
         resource.find(host, specs)
     if hasattr(resource, "expand"):  # a list may mean more than it names: purge adds what is no longer declared
@@ -97,10 +106,3 @@ def _plan(host, resource, specs, many):
             plan.error = BulkheadError("Cannot look at %s %s: %s. Mend that on the host and run again." % (resource.NOUN, spec.key, reason(exc)))
         plans.append(plan)
     return plans
-
-
-def refuse_systemd(host):
-    """Where systemd is init it owns the cgroup tree (its single-writer rule), and we must not write there."""
-    if host.systemd:
-        raise BulkheadError("Cannot manage this host: its init is systemd, which this release does not drive yet. "
-                            "Use a host with runit or without a service manager.")

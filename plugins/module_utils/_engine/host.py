@@ -11,6 +11,8 @@ import os
 from .._kernel import mountinfo
 from .records import Claims, Failures, Records
 
+STATE = "/run/bulkhead"
+
 
 class Host:
     """Every root path is a parameter, so that unit tests put fake trees in their place.
@@ -19,7 +21,7 @@ class Host:
     What is read is kept until ``forget()``: the host is read once per run, not once per item.
     """
 
-    def __init__(self, run=None, proc="/proc", sys="/sys", cgroup="/sys/fs/cgroup", state="/run/bulkhead",
+    def __init__(self, run=None, proc="/proc", sys="/sys", cgroup="/sys/fs/cgroup", state=STATE,
                  etc="/etc/bulkhead", lib="/var/lib/bulkhead", log="/var/log/bulkhead", netns="/run/netns",
                  lock="/run/bulkhead.lock", units="/etc/systemd/system"):
         self._run = run
@@ -70,6 +72,11 @@ class Host:
         from .._kernel import cgroupfs
 
         return cgroupfs.Trees.read(self)
+
+    @property
+    def aside(self):
+        """Does the engine work in a mount namespace of its own (`aside.py`)? Where systemd is init, and not on fake trees."""
+        return self.systemd and self.state == STATE
 
     @property
     def systemd(self):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from .._kernel import syscalls as sc
+from . import aside
 
 _NODEV = sc.MS_NOSUID | sc.MS_NODEV
 _PLAIN = _NODEV | sc.MS_NOEXEC
@@ -30,19 +31,18 @@ def parts(host):
 
 
 def ensure(host):
-    """Make what is missing. A run that is killed here leaves a mount with fewer directories, which the next completes."""
-    made = False
-    for path, flags, propagation in parts(host):
-        mount = host.mounts().top(path)
-        if mount is None:
-            os.makedirs(path, mode=0o755, exist_ok=True)
-            sc.mount("bulkhead", path, "tmpfs", flags, "mode=0755")
-            made = True
-        if mount is None or mount.shared != (propagation == sc.MS_SHARED):
-            sc.mount(None, path, None, propagation)
-            made = True
-        if mount is None:
-            host.forget()
+    """Make what is missing. A run that is killed here leaves a mount with fewer directories, which the next completes.
+
+    Returns whether that took us aside (`aside.py`), where what was planned before has to be planned again.
+    """
+    # Without its copy of /run/bulkhead it is nothing to go on with: what is mounted there now would show on the host.
+    moved = host.aside and not (aside.inside(host) and host.mounts().top(host.state))
+    if moved:
+        aside.remove(host)
+        _ensure_part(host, *parts(host)[0])
+        aside.make(host)
+    for part in parts(host):
+        _ensure_part(host, *part)
     for directory in ("made", "service", "bin"):
         path = "%s/%s" % (host.state, directory)
         if not os.path.isdir(path):
@@ -52,14 +52,32 @@ def ensure(host):
         os.makedirs(library, mode=0o755, exist_ok=True)
         sc.mount(library, library, None, sc.MS_BIND)
         sc.mount(None, library, None, sc.MS_PRIVATE)
-        made = True
-    if made:
+        host.forget()
+    return moved
+
+
+def _ensure_part(host, path, flags, propagation):
+    mount = host.mounts().top(path)
+    if mount is None:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        sc.mount("bulkhead", path, "tmpfs", flags, "mode=0755")
+    if mount is None or mount.shared != (propagation == sc.MS_SHARED):
+        sc.mount(None, path, None, propagation)
         host.forget()
 
 
 def clear(host):
     """Undo ensure() on a host that has nothing of ours left; what is still in use says so by EBUSY."""
-    for path in [part[0] for part in reversed(parts(host))] + [os.path.realpath(host.lib)]:
+    paths = [part[0] for part in reversed(parts(host))] + [os.path.realpath(host.lib)]
+    if host.aside:
+        if aside.inside(host):  # where what is below /run/bulkhead is mounted; that itself goes with the namespace
+            _clear(host, [path for path in paths if path != host.state])
+        aside.remove(host)
+    _clear(host, paths)
+
+
+def _clear(host, paths):
+    for path in paths:
         while _made_here(host, path):
             # The bind shows the directory that it hides, so who still has it open loses nothing by its going.
             sc.umount(path, sc.UMOUNT_NOFOLLOW | (sc.MNT_DETACH if path == host.lib else 0))

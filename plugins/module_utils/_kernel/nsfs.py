@@ -254,6 +254,25 @@ def child(paths, work, watch=None):
         os.waitpid(pid, 0)
 
 
+def unshare_mounts(floor, proc="/proc"):
+    """A new mount namespace for the caller that the one with the id ``floor`` (`mount_id()`) may pin: one with a higher id.
+
+    Recent kernels hand these ids out in batches to each CPU, so another CPU may be needed. (Older ones count up.)
+    """
+    allowed = os.sched_getaffinity(0)
+    for cpu in [None] + list(range(os.cpu_count() or 1)):
+        if cpu is not None:
+            try:
+                os.sched_setaffinity(0, {cpu})
+            except OSError:  # not for us, or offline
+                continue
+        sc.unshare(sc.CLONE_NEWNS)
+        if floor is None or mount_id(proc + "/self/ns/mnt") > floor:
+            break
+    if cpu is not None:
+        os.sched_setaffinity(0, allowed)
+
+
 # -- what is set from inside; these act on the namespaces that the caller is in
 
 def read_sysctl(key, proc="/proc"):

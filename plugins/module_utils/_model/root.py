@@ -94,10 +94,13 @@ class RootSpec:
         """Is the root itself not to be written?"""
         return not isinstance(self.base, str) and bool(self.base.read_only or not self.base.upper)
 
-    def wants(self, unified):
-        """The ordered list of Wants; ``unified``: the host's cgroup tree is cgroup2 alone. Masks of what is not there fall away later."""
+    def wants(self, unified, group=None):
+        """The ordered list of Wants; ``unified``: the host's cgroup tree is cgroup2 alone; ``group``: the directory of the sandbox's
+        cgroup, where its cgroup namespace is rooted elsewhere. Masks of what is not there fall away later."""
         wants = [Want("/proc", "proc", QUIET), Want("/sys", "sysfs", QUIET | RO)]
-        if unified and "cgroup" in self.types:
+        if group and "cgroup" in self.types:
+            wants.append(Want("/sys/fs/cgroup", "bind", QUIET | RO, group, live=True))
+        elif unified and "cgroup" in self.types:
             wants.append(Want("/sys/fs/cgroup", "cgroup2", QUIET | RO))
         else:  # the v1 hierarchies show the host's groups, and without a cgroup namespace so does v2
             wants.append(Want("/sys/fs/cgroup", "tmpfs", QUIET | RO, data="size=4k,mode=755"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .._engine import aside
 from .._engine.engine import converge
 from .._engine.host import Host
 from .._model import values
@@ -39,7 +40,9 @@ def main(arguments):
     if os.geteuid() != 0:
         return _say(["Cannot %s: this needs root." % verb])
     try:
-        return VERBS[verb](Host(command.run), rest)
+        host = Host(command.run)
+        aside.join(host)
+        return VERBS[verb](host, rest)
     except BulkheadError as exc:
         return _say([exc.message])
     except OSError as exc:

@@ -345,24 +345,10 @@ class _Birth:
         os._exit(0)
 
     def _mounts(self):
-        """A mount namespace that the parent's may pin: one with a higher id.
-
-        Recent kernels hand these ids out in batches to each CPU, so another CPU may be needed. (Older ones count up.)
-        """
+        """A mount namespace that the parent's may pin, with what belongs in it."""
         if "template" in self.fds and not self.request.owned:
             sc.setns(self.fds["template"], sc.CLONE_NEWNS)
-        allowed = os.sched_getaffinity(0)
-        for cpu in [None] + list(range(os.cpu_count() or 1)):
-            if cpu is not None:
-                try:
-                    os.sched_setaffinity(0, {cpu})
-                except OSError:  # not for us, or offline
-                    continue
-            sc.unshare(sc.CLONE_NEWNS)
-            if self.floor is None or nsfs.mount_id(self.proc + "/self/ns/mnt") > self.floor:
-                break
-        if cpu is not None:
-            os.sched_setaffinity(0, allowed)
+        nsfs.unshare_mounts(self.floor, self.proc)
         if self.request.furnish is None:
             sc.mount(None, "/", None, sc.MS_REC | sc.MS_SLAVE)
         else:

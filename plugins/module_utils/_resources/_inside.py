@@ -13,6 +13,7 @@ from .._kernel import nsfs
 from .._kernel import syscalls as sc
 from .._model.errors import BulkheadError
 from .._model.namespace import sysctl_type
+from .._supervisor import subtree
 
 _NAMES = {"hostname": "kernel/hostname", "domainname": "kernel/domainname"}
 
@@ -194,6 +195,9 @@ def other_cgroup(host, pid, name):
                 paths[word] = path
     except OSError:
         return None
+    if host.systemd and not trees.join_files(name, "keeper"):  # its keeper lives beside what systemd makes, whatever that is called
+        home = "/%s/%s" % (subtree.UNIT, subtree.KEEPERS)
+        return None if paths.get("", home).endswith(home) else paths[""]
     for key in trees.roots:
         if key != "unified":
             path, wanted = paths.get(key.split(",", 1)[0]), "/" + name

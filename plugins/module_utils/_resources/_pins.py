@@ -71,10 +71,28 @@ def _ready_netns(host):
     fd = os.open(host.netns, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)  # ip-netns(8) does the same under this lock
-        if mount is None:
+        if mount is None and host.aside:
+            _move_in_netns(host)
+        elif mount is None:
             sc.mount(host.netns, host.netns, None, sc.MS_BIND | sc.MS_REC)
             sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_PRIVATE)
         sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_SHARED)
     finally:
         os.close(fd)
     host.forget()
+
+
+def _move_in_netns(host):
+    """The same where /run is shared with the host's own mounts, as it must be on both sides.
+
+    Bound in place it would be one more of the mounts that show all of /run, and each pin would be there twice; made private after
+    that, it would be shared with nobody. So it is bound elsewhere, made private there, and moved: the kernel then makes a copy on
+    the other side and shares the two.
+    """
+    point = host.state + "/mntns/.netns"
+    nsfs.unpin(point)  # of a run that was killed
+    os.mkdir(point, 0o700)
+    sc.mount(host.netns, point, None, sc.MS_BIND | sc.MS_REC)
+    sc.mount(None, point, None, sc.MS_REC | sc.MS_PRIVATE)
+    sc.mount(point, host.netns, None, sc.MS_MOVE)
+    os.rmdir(point)

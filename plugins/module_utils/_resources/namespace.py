@@ -22,6 +22,7 @@ import os
 from .._kernel import keeper, nsfs
 from .._model.errors import BulkheadError
 from .._model.namespace import TYPES, NamespaceSpec
+from .._supervisor import subtree
 from . import _inside, _members, _pins
 from ._birth import Request, birth
 
@@ -222,16 +223,8 @@ def _owner(host, spec):
 def _create(host, spec, order):
     now = Found(host, spec.name)  # as it is now: what had to be replaced is gone
     request = Request(spec.name, order)
-    if request.make & {"pid", "cgroup"} and spec.cgroup is not None:
-        trees = host.cgroups()
-        if not trees.exists(spec.cgroup):
-            raise BulkheadError("Cannot create namespaces %s: there is no cgroup %s. Make it first, with the module cgroup."
-                                % (spec.name, spec.cgroup))
-        trees.make_leaf(spec.cgroup, "keeper")
-        request.cgroup_files = trees.join_files(spec.cgroup, "keeper")
-        if trees.mode == "unified":  # a cgroup namespace is rooted where its maker is: in the cgroup itself, then the keeper moves on
-            request.cgroup_leaf = request.cgroup_files.pop()
-            request.cgroup_files.append(os.path.dirname(os.path.dirname(request.cgroup_leaf)) + "/cgroup.procs")
+    if request.make & {"pid", "cgroup"}:
+        _house(host, spec, request)
     if spec.owner is not None and not _owner(host, spec).alive:
         raise BulkheadError("Cannot create namespaces %s: there is no user namespace of the name %s to own them. "
                             "Make it first, with types: [user]." % (spec.name, spec.owner))
@@ -261,6 +254,23 @@ def _create(host, spec, order):
     except OSError:  # a step that fails leaves nothing, as those before it are undone below it
         _undo_create(host, spec.name, order)
         raise
+
+
+def _house(host, spec, request):
+    """The cgroup that the keeper lives in: that of the set where we make cgroups, else one beside those that systemd makes."""
+    if spec.cgroup is not None:
+        trees = host.cgroups()
+        if not trees.exists(spec.cgroup):
+            raise BulkheadError("Cannot create namespaces %s: there is no cgroup %s. Make it first, with the module cgroup."
+                                % (spec.name, spec.cgroup))
+        trees.make_leaf(spec.cgroup, "keeper")
+        request.cgroup_files = trees.join_files(spec.cgroup, "keeper")
+        if request.cgroup_files and trees.mode == "unified":
+            # A cgroup namespace is rooted where its maker is: in the cgroup itself, then the keeper moves on.
+            request.cgroup_leaf = request.cgroup_files.pop()
+            request.cgroup_files.append(os.path.dirname(os.path.dirname(request.cgroup_leaf)) + "/cgroup.procs")
+    if host.systemd and not request.cgroup_files:
+        request.cgroup_files = ["%s/%s/cgroup.procs" % (subtree.ensure(host), subtree.KEEPERS)]
 
 
 def _restore_claim(host, name, claim, order):

@@ -16,6 +16,7 @@ import stat
 from .._kernel import inside, nsfs, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.root import MASKED, NODES, READ_ONLY, WORDS
+from .._model.sandbox import PREFIX
 from . import _furnish, _layers, _live, _mapped, overlay
 
 NOUN = "root"
@@ -121,7 +122,9 @@ def pin(host, name):
 def _wants(host, spec):
     """What is to be mounted; of the usual masks those that this kernel has something for."""
     unified = host.cached("unified", lambda: os.path.isdir(host.cgroup) and syscalls.fs_magic(host.cgroup) == 0x63677270)
-    return [want for want in spec.wants(unified) if want.target not in host.cached("not masked", lambda: _not_there(host))]
+    # Where systemd makes the cgroups, keepers live elsewhere, and so is what a cgroup namespace is rooted in.
+    group = host.cgroups().path(PREFIX + spec.name, "unified") if host.systemd and "cgroup" in spec.types else None
+    return [want for want in spec.wants(unified, group) if want.target not in host.cached("not masked", lambda: _not_there(host))]
 
 
 def _not_there(host):
