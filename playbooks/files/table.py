@@ -4,7 +4,8 @@
 """Show what the kernel says of sandboxes, beside the host: table.py NAME...
 
 Nothing here is asked of the collection. Namespaces are read from /proc/PID/ns and the pins, limits and usage from the cgroup
-tree, layers from the mount table of a process inside, and `ls /` and `ps` are run inside by nsenter(1).
+tree, layers from the mount table of a process inside, and `ls /` and `ps` are run inside by nsenter(1). Where systemd is init,
+the pins are mounted in a mount namespace that no unit sees, so this looks from there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 
 PINS = "/run/bulkhead/ns"
+ENGINE = "/run/bulkhead/engine"  # the mount namespace that the pins are mounted in, where systemd is init
 CGROUPS = "/sys/fs/cgroup"
 TYPES = ("pid", "net", "mnt", "ipc", "uts", "cgroup")
 FLAGS = {"pid": "pid", "net": "net", "mnt": "mount", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
@@ -65,9 +67,10 @@ def cgroup(pid, name):
     for line in read("/proc/%d/cgroup" % pid).splitlines():
         number, controllers, path = line.split(":", 2)
         parts = path.strip("/").split("/")
-        if name not in parts:
+        own = [part for part in parts if part in (name, "bulkhead-%s.slice" % name.replace("-", "\\x2d"))]
+        if not own:
             continue
-        path = "/".join(parts[:parts.index(name) + 1])
+        path = "/".join(parts[:parts.index(own[0]) + 1])
         for controller in controllers.split(",") if controllers else ("unified",):
             for top in (controller, controllers, "unified", "."):
                 directory = os.path.normpath(os.path.join(CGROUPS, top, path))
@@ -171,7 +174,7 @@ def main(names):
     """Print what each has of its own beside the host's, then a paragraph for each."""
     rows = [("kernel says", "the host") + tuple(names)]
     for kind in TYPES:
-        rows.append((kind + " ns", str(identity("/proc/self/ns/" + kind))) + tuple(str(identity(pin(name, kind)) or "-") for name in names))
+        rows.append((kind + " ns", str(identity("/proc/1/ns/" + kind))) + tuple(str(identity(pin(name, kind)) or "-") for name in names))
     rows.append(("hostname", read("/proc/sys/kernel/hostname")) + tuple(map(hostname, names)))
     rows.append(("pid 1", read("/proc/1/comm") + " (1)") + tuple(map(first, names)))
     for row in rows:
@@ -182,5 +185,13 @@ def main(names):
             print(line)
 
 
+def look_from_the_engine():
+    """Start again in the mount namespace of the engine, where there is one and we are not in it."""
+    there = identity("/proc/1/root" + ENGINE)
+    if there and read("/proc/1/comm") == "systemd" and there != identity("/proc/self/ns/mnt"):
+        os.execvp("nsenter", ["nsenter", "--mount=/proc/1/root" + ENGINE, "--", sys.executable] + sys.argv)
+
+
 if __name__ == "__main__":
+    look_from_the_engine()
     main(sys.argv[1:])

@@ -16,7 +16,7 @@ FILES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file_
 
 
 def directory():
-    """The directory with `base`, `nginx` and `redis`, named as playbooks/vars/quickstart.yml names it."""
+    """The directory with `base`, `nginx` and `redis`, named as playbooks/vars/layers.yml names it."""
     with open(FILES + "/vars/quickstart.yml", encoding="utf-8") as stream:
         variables = yaml.safe_load(stream)
     with open(FILES + "/files/make-layers", encoding="utf-8") as stream:
@@ -25,7 +25,7 @@ def directory():
         suite = dict(line.rstrip().split("=", 1) for line in stream if "=" in line)["VERSION_CODENAME"]
     recipe = variables["bulkhead_recipe"]
     digest = hashlib.sha256((recipe + script).encode()).hexdigest()[:12]
-    path = "%s/%s-%s" % (variables["bulkhead_cache"], suite, digest)
+    path = "/var/cache/bulkhead/%s-%s" % (suite, digest)
     if not os.path.isdir(path):
         subprocess.run([FILES + "/files/make-layers", path, suite] + recipe.split(), check=True)
     return path
