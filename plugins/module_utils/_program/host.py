@@ -16,7 +16,7 @@ from .._kernel import nsfs
 from .._kernel import syscalls as sc
 from .._model import values
 from .._model.errors import BulkheadError
-from .._supervisor import boot, entry, runit, scan
+from .._supervisor import boot, entry, runit, scan, subtree, systemctl
 from . import archive, whole
 
 NOUN = "host"
@@ -153,6 +153,10 @@ def _plan_files(host, spec, plan):
 def _remove_places(host, clear):
     if not host.systemd:
         scan.shutdown(host)
+    elif not clear:
+        subtree.remove(host)
+    elif not subtree.inhabitants(host):  # its unit is what a reboot leaves
+        systemctl.stop(host, subtree.UNIT)
     nsfs.unpin(nsfs.pin_path(host, nsfs.TEMPLATE, "mnt"))
     entry.clear(host)
     host.forget()

@@ -14,7 +14,7 @@ import re
 import shutil
 
 from .._model.errors import BulkheadError
-from . import systemctl
+from . import subtree, systemctl
 
 UNIT = "bulkhead-restore.service"
 CRON = "/etc/cron.d/bulkhead"
@@ -71,7 +71,8 @@ def files(host, kind, program):
         raise BulkheadError("Cannot run %s at boot: its path has characters that mean something there. Give a path of letters, digits "
                             "and ._+@:- in program." % program)
     if kind == "systemd":
-        return {systemctl.path(host, UNIT): (UNIT_TEXT % program, 0o644)}
+        return {systemctl.path(host, subtree.UNIT): (subtree.render(systemctl.version(host)), 0o644),
+                systemctl.path(host, UNIT): (UNIT_TEXT % program, 0o644)}
     if kind == "cron":
         return {CRON: (CRON_TEXT % (_PATH, program), 0o644)}
     home = "%s/%s" % (_runit(host), RUNIT)  # the file that starts it comes last
@@ -87,17 +88,18 @@ def plan(host, program, plan):
         if now != (text, mode):
             plan.differ(path, None if now is None else "another version", "made")
             plan.add("write %s" % path, lambda each=(path, text, mode): _write(host, *each), None if now else lambda path=path: _remove(host, path))
-    if kind == "systemd" and not _enabled(host):
-        plan.differ(UNIT, "disabled", "enabled")
-        plan.add("enable %s" % UNIT, lambda: _enable(host), lambda: _disable(host))
+    for unit in (subtree.UNIT, UNIT) if kind == "systemd" else ():
+        if not _enabled(host, unit):
+            plan.differ(unit, "disabled", "enabled")
+            plan.add("enable %s" % unit, lambda unit=unit: _enable(host, unit), lambda unit=unit: _disable(host, unit))
     _plan_removal(host, plan, [path for path in found(host) if path not in wanted and path not in map(os.path.dirname, wanted)])
 
 
 def plan_removal(host, plan):
-    """Take it away, wherever it is."""
-    if _enabled(host):
+    """Take it away, wherever it is. (bulkhead.service goes with the last who lives in it.)"""
+    if _enabled(host, UNIT):
         plan.differ(UNIT, "enabled", "disabled")
-        plan.add("disable %s" % UNIT, lambda: _disable(host))
+        plan.add("disable %s" % UNIT, lambda: _disable(host, UNIT))
     _plan_removal(host, plan, found(host))
 
 
@@ -170,7 +172,7 @@ def _remove(host, path):
     if os.path.dirname(path) == host.units:
         if systemctl.remove(host, os.path.basename(path)):
             systemctl.reload(host)
-            systemctl.reset_failed(host, UNIT)
+            systemctl.reset_failed(host, os.path.basename(path))
     elif os.path.isdir(path) or os.path.basename(os.path.dirname(path)) == RUNIT:
         # Its runsv ends when runsvdir misses the directory, and what that keeps in it goes with it.
         shutil.rmtree(path if os.path.isdir(path) else os.path.dirname(path), ignore_errors=True)
@@ -178,15 +180,15 @@ def _remove(host, path):
         os.unlink(path)
 
 
-def _enabled(host):
-    return os.path.islink("%s/multi-user.target.wants/%s" % (host.units, UNIT))
+def _enabled(host, unit):
+    return os.path.islink("%s/multi-user.target.wants/%s" % (host.units, unit))
 
 
-def _enable(host):
-    systemctl.enable(host, UNIT)
+def _enable(host, unit):
+    systemctl.enable(host, unit)
     systemctl.reload(host)
 
 
-def _disable(host):
-    systemctl.disable(host, UNIT)
+def _disable(host, unit):
+    systemctl.disable(host, unit)
     systemctl.reload(host)
