@@ -14,7 +14,7 @@ import time
 import drive
 import pytest
 from module_utils._engine import engine
-from module_utils._program import host as whole_host
+from module_utils._program import host as whole_host, whole
 from module_utils._supervisor import boot
 from test_program import destroy_run_time_state, fixture_root, fixture_sandboxes, fixture_supervisor_ends, sleepers  # noqa: F401
 
@@ -76,3 +76,27 @@ def test_the_host_s_runit_restores(runsvdir, sandboxes, converge, tmp_path):
     assert host_module(state="absent", program=program, remove_data=True)[0]
     assert not home.exists() and not os.path.exists(program)
     assert not host_module(True, state="absent", program=program, remove_data=True)[0]
+
+
+@pytest.mark.parametrize("how", ["absent", "purge", "host", "torn"])
+def test_what_could_not_be_restored_can_be_removed(sandboxes, root, converge, how):
+    """Nothing of it is there but record and data; claims went with the reboot."""
+    destroy_run_time_state()
+    os.rename(root, root + ".away")
+    if how == "torn":
+        with open("/etc/bulkhead/sandboxes.d/web.json", "w", encoding="utf-8") as stream:
+            stream.write('{"options": {"na')
+    host = drive.new_host()
+    done, failed = whole.restore(host)
+    assert sorted(record.name for record, message in failed) == ["cache", "web"] and not sleepers(), (done, failed)
+    assert sorted(os.listdir("/run/bulkhead/failed")) == ["cache", "web"]
+    if how == "host":
+        assert all(host_module(check, state="absent", remove_data=True, program="/run/none")[0] for check in (True, False))
+    else:
+        wanted = dict(sandboxes=[], purge=True, remove_data=True) if how == "purge" else dict(
+            sandboxes=[{"name": name, "state": "absent"} for name in ("web", "cache")], remove_data=True)
+        assert converge("sandbox", check=True, **wanted)["changed"]
+        assert converge("sandbox", **wanted)["changed"] and not converge("sandbox", **wanted)["changed"]
+    for left in ("/etc/bulkhead/sandboxes.d", "/var/lib/bulkhead/uppers", "/run/bulkhead/failed"):
+        assert not os.path.exists(left) or os.listdir(left) == [], (left, os.listdir(left))
+    assert whole.restore(drive.new_host()) == ([], [])
