@@ -13,6 +13,8 @@ description:
   - Makes a control group, sets its limits in place, and removes it. The options are cgroup v2's files, with C(_) for the dots.
   - On hosts with cgroup v1, or with both, each option goes to where its controller is. An option that has no equivalent there
     is refused by name before anything is touched.
+  - Where systemd is init, a cgroup is a slice, C(bulkhead/web) the unit C(bulkhead-web.slice), and its limits are properties in
+    one unit file, which hold at once, after a C(daemon-reload) and after a reboot. See O(driver) for what systemd has no property for.
   - Only the options that a task names are compared and changed.
 author:
   - Bulkhead contributors (@bulkhead)
@@ -23,7 +25,8 @@ options:
   name:
     description:
       - The path below the root of the cgroup tree, names joined by C(/). Parents that are missing are made, and removed with
-        the last cgroup below them.
+        the last cgroup below them. By O(driver=systemd) it is the name of a slice, by O(driver=cgroupfs) where systemd is init it is
+        below the cgroup of C(bulkhead.service).
     type: str
     required: true
   state:
@@ -183,7 +186,8 @@ options:
     description: Whether all its processes stand still.
     type: bool
   processes:
-    description: Ids of processes to move into it. On cgroup v2 they live in its child C(exec).
+    description:
+      - Ids of processes to move into it. On cgroup v2 they live in its child C(exec), in a slice each in a scope of its own.
     type: list
     elements: int
   delegate:
@@ -198,10 +202,23 @@ options:
         description: Name or number of a group of the host.
         type: str
   driver:
-    description: How cgroups are made. V(cgroupfs) writes to the cgroup tree; V(auto) chooses by the host.
+    description:
+      - How the cgroup is made. V(systemd) makes a slice. V(cgroupfs) writes to the cgroup tree; where systemd is init, to the part
+        of it that systemd has delegated to C(bulkhead.service).
+      - V(auto) is what the cgroup is there by, else V(systemd) where systemd is init and V(cgroupfs) elsewhere.
+      - Options that systemd has no property for, or not in the host's version, are refused by name with V(systemd), before anything is
+        touched. There is no property for O(cpu_weight_nice), O(cpu_max_burst), O(cpu_uclamp_min), O(cpu_uclamp_max),
+        O(memory_swap_high), O(memory_oom_group), O(cpuset_cpus_exclusive), O(hugetlb), O(rdma_max), O(misc_max), O(dmem_min),
+        O(dmem_low), O(dmem_max), O(max_descendants), O(max_depth), O(type), O(pressure), O(delegate) and other files in O(unified).
     type: str
-    choices: [auto, cgroupfs]
+    choices: [auto, systemd, cgroupfs]
     default: auto
+  allow_undelegated:
+    description:
+      - With O(driver=cgroupfs) where systemd is init, hand on controllers that systemd does not, such as hugetlb, rdma and misc, by
+        writing to the C(cgroup.subtree_control) of the root and of the cgroups above C(bulkhead.service), which are systemd's.
+    type: bool
+    default: false
   kill:
     description: With O(state=absent), kill the processes that live in it. Otherwise removal is refused while there are any.
     type: bool
@@ -245,6 +262,7 @@ EXAMPLES = r"""
 - name: A subtree that a user may manage
   bulkhead.isolation.cgroup:
     name: bulkhead/build
+    driver: cgroupfs
     memory_high: 2G
     delegate:
       user: builder
@@ -278,10 +296,26 @@ cgroup:
       returned: when present
       sample: unified
     driver:
-      description: How it was made.
+      description: How it was made, V(systemd) or V(cgroupfs).
       type: str
       returned: when present
-      sample: cgroupfs
+      sample: systemd
+    unit:
+      description: The slice.
+      type: str
+      returned: when the driver is systemd
+      sample: bulkhead-web.slice
+    unit_file:
+      description: The file that systemd has read for it, if any.
+      type: str
+      returned: when the driver is systemd
+      sample: /etc/systemd/system/bulkhead-web.slice
+    drop_ins:
+      description: Files beside it that add to it or win over it.
+      type: list
+      elements: str
+      returned: when the driver is systemd
+      sample: []
     owned:
       description: Whether this collection made it.
       type: bool
@@ -410,7 +444,8 @@ def main():
         frozen=dict(type="bool"),
         processes=dict(type="list", elements="int"),
         delegate=dict(type="dict", options=dict(user=dict(type="str", required=True), group=dict(type="str"))),
-        driver=dict(type="str", choices=["auto", "cgroupfs"], default="auto"),
+        driver=dict(type="str", choices=["auto", "systemd", "cgroupfs"], default="auto"),
+        allow_undelegated=dict(type="bool", default=False),
         kill=dict(type="bool", default=False),
         allow_below_usage=dict(type="bool", default=False),
         force=dict(type="bool", default=False),

@@ -31,7 +31,8 @@ options:
       - C(state) is V(present), the default, or V(absent).
       - C(namespaces) is a dictionary with C(types) and what M(bulkhead.isolation.namespace) knows of C(hostname), C(sysctls),
         C(uid_map) and so on.
-      - C(cgroup) is a dictionary of limits. The cgroup is C(bulkhead/NAME).
+      - C(cgroup) is a dictionary of limits. The cgroup is C(bulkhead/NAME), where systemd is init the slice C(bulkhead-NAME.slice);
+        see C(driver) of M(bulkhead.isolation.cgroup).
       - C(overlay) is a dictionary with C(lower), the layers with the topmost first. The read-write layer is below
         C(/var/lib/bulkhead/uppers/NAME) unless C(upper) and C(work) say otherwise.
       - C(root) is a directory to use as the root in place of an overlay.

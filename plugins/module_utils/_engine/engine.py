@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._model.errors import BulkheadError, Problems, reason
 from . import aside, places
 from .lock import Lock
-from .plan import Plan, run_plan
+from .plan import Plan, run_plan, run_together
 
 
 class Outcome:
@@ -58,6 +58,7 @@ def converge(host, resource, options, check=False):
             host.forget()
             host.promised = promised
             plans = _plan(host, resource, _parse(resource, options)[0], many)
+        run_together(host, plans)
         for plan in plans:
             if plan.error is None:
                 try:
@@ -67,6 +68,7 @@ def converge(host, resource, options, check=False):
                     if not many:
                         raise
                     plan.error = exc
+        host.finish()
         if many:
             host.failures.drop(plan.key for plan in plans if plan.error is None)
         try:

@@ -30,6 +30,7 @@ class Host:
         self.netns, self.lock = netns, lock
         self.units = units  # where unit files of ours lie; see `_supervisor/systemctl.py` for these three
         self.units_changed, self.systemd_version = False, None
+        self._ending = {}
         self.claims = Claims(state + "/made")
         self.records = Records(etc)
         self.failures = Failures(state + "/failed")
@@ -60,15 +61,29 @@ class Host:
         self.claims.forget()
         self.records.forget()
 
+    def at_end(self, act, item):
+        """``act(host, items)`` is called once when the steps of all plans are taken, with all items that it was given."""
+        self._ending.setdefault(act, []).append(item)
+
+    def finish(self):
+        """Do what was left for the end."""
+        while self._ending:
+            act = next(iter(self._ending))
+            act(self, self._ending.pop(act))
+
     def mounts(self):
         """The mount table of the engine's own mount namespace."""
         return self.cached("mounts", lambda: mountinfo.read(self.proc))
 
     def cgroups(self):
-        """The cgroup hierarchies (`_kernel/cgroupfs.py: Trees`)."""
+        """The cgroup hierarchies (`_kernel/cgroupfs.py: Trees`); where systemd is init, its slices (`_supervisor/slices.py`)."""
         return self.cached("cgroups", self._read_cgroups)
 
     def _read_cgroups(self):
+        if self.systemd:
+            from .._supervisor import slices
+
+            return slices.SliceTrees(self)
         from .._kernel import cgroupfs
 
         return cgroupfs.Trees.read(self)

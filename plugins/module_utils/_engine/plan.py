@@ -13,15 +13,17 @@ class Step:
     """One act on the host, named as a result shows it (`set memory.max of bulkhead/web`).
 
     ``apply`` and ``undo`` take no arguments; ``apply`` tolerates its own half-done result from a killed run;
-    ``undo`` is None where nothing has to be taken back.
+    ``undo`` is None where nothing has to be taken back. ``together``: a function of the host and a list of things, with ``thing``
+    the one of this step: it does ahead, at once for the steps of many plans, what ``apply`` then finds done, or raises for.
     """
 
-    __slots__ = ("name", "apply", "undo")
+    __slots__ = ("name", "apply", "undo", "together", "thing", "ahead")
 
-    def __init__(self, name, apply, undo=None):
+    def __init__(self, name, apply, undo=None, together=None, thing=None):
         self.name = name
         self.apply = apply
         self.undo = undo
+        self.together, self.thing, self.ahead = together, thing, False
 
 
 class Plan:
@@ -45,9 +47,9 @@ class Plan:
     def actions(self):
         return [step.name for step in self.steps]
 
-    def add(self, name, apply, undo=None):
+    def add(self, name, apply, undo=None, together=None, thing=None):
         """Append a step."""
-        self.steps.append(Step(name, apply, undo))
+        self.steps.append(Step(name, apply, undo, together, thing))
 
     def differ(self, key, before, after):
         """Note a difference of one declared key; None before or after means that it is not there."""
@@ -81,6 +83,19 @@ class Plan:
                 mine.setdefault(prefix, {}).update(theirs)
 
 
+def run_together(host, plans):
+    """Do ahead what can be done at once for many plans, as one call of systemctl serves all."""
+    groups = {}
+    for plan in plans:
+        for step in plan.steps if plan.error is None else ():
+            if step.together is not None:
+                groups.setdefault(step.together, []).append(step)
+    for together, steps in groups.items():
+        for step in steps:
+            step.ahead = True
+        together(host, [step.thing for step in steps])
+
+
 def run_plan(plan):
     """Apply the steps in order. When one fails, undo those before it, the last first, and say so in the error."""
     done = []
@@ -88,7 +103,7 @@ def run_plan(plan):
         try:
             step.apply()
         except (BulkheadError, OSError) as exc:
-            undone, stuck = _undo(done)
+            undone, stuck = _undo(done + [each for each in plan.steps if each.ahead and each is not step and each not in done])
             text = exc.message if isinstance(exc, BulkheadError) else "Cannot %s: %s." % (step.name, reason(exc))
             if undone:
                 text += " Undone: %s." % ", ".join(undone)

@@ -43,3 +43,13 @@ def whole_disk(text, sysfs, mounts):
         with open(os.path.dirname(entry) + "/dev", encoding="ascii") as stream:
             number = stream.read().strip()
     return number
+
+
+def device_node(number, sysfs):
+    """The path of the device node of MAJOR:MINOR, as the kernel names it."""
+    try:
+        with open("%s/dev/block/%s/uevent" % (sysfs, number), encoding="utf-8") as stream:
+            names = [line[len("DEVNAME="):].strip() for line in stream if line.startswith("DEVNAME=")]
+    except OSError:
+        names = []
+    return "/dev/" + (names[0] if names else "block/" + number)

@@ -28,7 +28,10 @@ class Trees:
 
     ``mode`` is unified, v1, hybrid or none; ``roots`` maps the keys of the v1 hierarchies, and `unified` where cgroup2 counts,
     to directories; ``controllers`` are those that cgroup2 has. A cgroup2 tree beside v1 counts only when it has a controller.
+    ``nests``: parents are made and removed by us. Where systemd is init, `_supervisor/slices.py` stands in for this.
     """
+
+    driver, nests = "cgroupfs", True
 
     def __init__(self, root, table):
         self.root, self.roots, self.controllers, self._v1 = root, {}, (), {}
@@ -66,11 +69,22 @@ class Trees:
 
     # -- where things are
 
+    def at(self, name):  # pylint: disable=unused-argument
+        """The trees that a name lives in."""
+        return self
+
+    def expect(self, names):
+        """These names are going to be asked about: it may be cheaper to ask at once."""
+
     def home(self, controller):
         """The key of the hierarchy that has a controller (v2's word for it), or None. `cgroup` is cgroup2's core."""
         if controller in self.controllers or (controller == "cgroup" and self.mode == "unified"):
             return UNIFIED
         return self._v1.get(ALIASES.get(controller, controller))
+
+    def lack(self, controller):
+        """What an option that needs it is told."""
+        return "needs the controller %s, which this host's cgroups do not have" % controller
 
     def keys(self, needed=()):
         """The hierarchies that a cgroup lives in: every v1 one; cgroup2 when it is the only one, or has one of ``needed``."""
@@ -215,6 +229,10 @@ class Trees:
             if key in self.roots:
                 found[key] = self.roots[key] + path
         return found
+
+    def relative(self, key, path):
+        """The path of a directory of members() below the root of its hierarchy."""
+        return path[len(self.roots[key]):] or "/"
 
     def freezable(self):
         return self.home("freezer") or self.home("cgroup")

@@ -16,13 +16,15 @@ ACTS = frozenset(("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "c
 PREFIXES = ("cgroup.", "cpu.", "cpuacct.", "cpuset.", "memory.", "io.", "blkio.", "pids.", "hugetlb.", "rdma.", "misc.", "dmem.",
             "freezer.", "devices.", "perf_event.", "net_cls.", "net_prio.", "debug.", "irq.")
 KERNEL_FILES = frozenset(("tasks", "notify_on_release", "release_agent"))
-DRIVERS = ("auto", "cgroupfs")
+DRIVERS = ("auto", "systemd", "cgroupfs")
 STATES = ("present", "absent")
-RULES = ("state", "driver", "force", "kill", "allow_below_usage")  # how to go about it, not what is to be
+FLAGS = ("force", "kill", "allow_below_usage", "allow_undelegated")
+RULES = ("state", "driver") + FLAGS  # how to go about it, not what is to be
 OTHERS = ("name", "unified", "hugetlb", "frozen", "processes", "delegate", "memory_reclaim") + RULES
 OPTIONS = tuple(TABLE) + OTHERS
-PART = tuple(word for word in OPTIONS if word not in ("name", "state", "driver", "kill"))  # as a part of the composite
+PART = tuple(word for word in OPTIONS if word not in ("name", "state", "kill"))  # as a part of the composite
 _UNRECORDED = frozenset(RULES + ("name", "processes", "memory_reclaim"))
+_USUAL = {"driver": (None, "auto"), "allow_undelegated": (None, False)}  # rules that a restore needs, where they say more than this
 
 
 class CgroupSpec:
@@ -33,7 +35,7 @@ class CgroupSpec:
     """
 
     __slots__ = ("name", "settings", "frozen", "processes", "delegate", "reclaim", "state", "driver", "force", "kill",
-                 "allow_below_usage", "exact", "reset", "options")
+                 "allow_below_usage", "allow_undelegated", "exact", "reset", "options")
 
     @property
     def key(self):
@@ -49,6 +51,7 @@ class CgroupSpec:
 
         options = values.mapping(options, path or "cgroup", problems, OPTIONS if name is None else PART)
         spec.options = {key: value for key, value in options.items() if key not in _UNRECORDED and value is not None}
+        spec.options.update((key, options[key]) for key, usual in _USUAL.items() if options.get(key) not in usual)
         spec.exact, spec.reset = name is not None, {}
         spec.name = values.cgroup_path(options.get("name"), at("name"), problems) if name is None else name
         for part in (spec.name or "").split("/"):
@@ -56,7 +59,7 @@ class CgroupSpec:
                 problems.add(at("name"), "%s is, or could become, a file of the kernel's in a cgroup. Choose another name" % values.quoted(part))
         spec.state = values.choice("present" if options.get("state") is None else options["state"], at("state"), problems, STATES)
         spec.driver = values.choice("auto" if options.get("driver") is None else options["driver"], at("driver"), problems, DRIVERS)
-        for rule in ("force", "kill", "allow_below_usage"):
+        for rule in FLAGS:
             value = options.get(rule)
             setattr(spec, rule, values.boolean(value, at(rule), problems) if value is not None else False)
         spec.settings = {}

@@ -19,7 +19,7 @@ def plan(it):
         _delegate(it)
     _attach(it)
     if it.spec.reclaim:
-        _reclaim(it)
+        plan_reclaim(it)
 
 
 def _delegate(it):
@@ -71,11 +71,11 @@ def _attach(it):
         def apply(pid=pid):
             it.trees.attach(it.name, [pid], leaf)
 
-        it.plan.differ("process %d" % pid, before[keys[0]][len(it.trees.roots[keys[0]]):] or "/", it.name)
+        it.plan.differ("process %d" % pid, it.trees.relative(keys[0], before[keys[0]]), it.name)
         it.plan.add("move process %d into %s" % (pid, it.name), whole(apply, undo), undo)
 
 
-def _reclaim(it):
+def plan_reclaim(it):
     path = it.trees.path(it.name, UNIFIED) + "/memory.reclaim"
 
     def apply():

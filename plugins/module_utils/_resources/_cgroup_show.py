@@ -10,7 +10,8 @@ import os
 
 from .._kernel.cgroupfs import UNIFIED, read
 from .._model.limits import MAX, MEMSW, TABLE, hugetlb
-from .cgroup import owned, shown
+from ._cgroup_values import shown
+from .cgroup import owned
 
 # result key: (controller, cgroup2 file, v1 controller, v1 file); a file of one number
 NUMBERS = {
@@ -26,12 +27,16 @@ _IO_V1 = {"Read": "r", "Write": "w"}
 
 def show(host, name):
     """See `cgroup.show`."""
-    trees = host.cgroups()
+    trees = host.cgroups().at(name)
     found = trees.exists(name)
     if not found:
         return None
-    view = {"name": name, "state": "present", "driver": "cgroupfs", "mode": trees.mode, "owned": owned(host, name, found),
+    view = {"name": name, "state": "present", "driver": trees.driver, "mode": trees.mode, "owned": owned(host, name, found),
             "paths": {key: trees.path(name, key) for key in found}, "raw": {}}
+    if trees.driver == "systemd":
+        from ._cgroup_slice import describe
+
+        view.update(describe(host, name))
     for option, limit in TABLE.items():
         _limit(trees, name, found, view, option, limit)
     if trees.home("hugetlb") in found:

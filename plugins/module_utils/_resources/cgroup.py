@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import os
-
 from .._kernel.cgroupfs import UNIFIED, read, write
 from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError
 from .._model.limits import MAX
+from ._cgroup_values import by_number, declared_part, lacks, shown, writes
 
 NOUN = "cgroup"
 # option: (cgroup2 file, v1 file) of the present usage, below which a limit is not set by mistake
@@ -28,6 +27,15 @@ def plan(host, spec, plan):
     trees = host.cgroups()
     if trees.mode == "none":
         raise BulkheadError("Cannot manage cgroup %s: no cgroup hierarchy is mounted below %s. Mount cgroup2 there." % (spec.name, host.cgroup))
+    if host.systemd:
+        from . import _cgroup_slice
+
+        trees = _cgroup_slice.chosen(trees, spec)
+        if trees.driver == "systemd":
+            _cgroup_slice.plan(host, trees, spec, plan)
+            return
+    elif spec.driver == "systemd":
+        raise BulkheadError("Cannot manage cgroup %s by driver systemd: the init of this host is another. Leave driver out." % spec.name)
     found = trees.exists(spec.name)
     claim = host.claims.read(NOUN, spec.name)
     own = not found or _owns(claim, found)
@@ -44,6 +52,10 @@ def plan(host, spec, plan):
 
 def owned(host, name, found):
     """Is what exists what we made? A directory made anew by somebody else has another inode."""
+    if host.cgroups().at(name).driver == "systemd":
+        from ._cgroup_slice import owned as ours
+
+        return ours(host, name, found)
     return _owns(host.claims.read(NOUN, name), found)
 
 
@@ -108,14 +120,14 @@ class _Present:
         if home is None and limit.controller == "cgroup":
             self.refused.append("%s needs cgroup v2 alone, and this host is %s" % (limit.option, self.trees.mode))
         elif home is None:
-            self.refused.append("%s needs the controller %s, which this host's cgroups do not have" % (limit.option, limit.controller))
+            self.refused.append("%s %s" % (limit.option, self.trees.lack(limit.controller)))
         elif home != UNIFIED and limit.v1 is None:
             self.refused.append("%s has no equivalent in cgroup v1, where this host has the controller %s" % (limit.option, limit.controller))
         else:
             for file in (limit.file,) if home == UNIFIED else limit.v1[1]:
                 if self._text(home, file) is None and self.host.cached(
                         ("lacks", self.name.rpartition("/")[0], home, file),
-                        lambda file=file: _lacks(self.trees, self.name, home, limit.controller, file)):
+                        lambda file=file: lacks(self.trees, self.name, home, limit.controller, file)):
                     self.refused.append("%s needs %s, which this kernel does not have" % (limit.option, file))
                     break
         return home
@@ -149,7 +161,7 @@ class _Present:
 
     def _compare(self, key, limit, value, home):
         if limit.kind == "devices":
-            value = self._by_number(value)
+            value = by_number(self.host, value)
         if home != UNIFIED and limit.controller == "memory":
             from ._cgroup_v1 import plan_memory
 
@@ -167,7 +179,7 @@ class _Present:
         if home != UNIFIED and not limit.keyed:  # what v1 can express of it
             wanted = limit.v1[3](dict(limit.v1[2](wanted)))
         if limit.keyed:
-            now, wanted = _declared_part(now or {}, wanted, limit.default, self.spec.exact)
+            now, wanted = declared_part(now or {}, wanted, limit.default, self.spec.exact)
         if now == wanted and home in self.found:
             return
         self.check_usage(limit, wanted, now, home)
@@ -176,25 +188,13 @@ class _Present:
             self.plan.warn("cpuset.cpus.partition of %s is %s" % (self.name, now))
         self._write(limit, home, wanted, now)
 
-    def _by_number(self, value):
-        from .._kernel.blockdev import NoDevice, whole_disk
-
-        found = {}
-        for word, item in value.items():
-            try:
-                disk = self.host.cached(("disk", word), lambda word=word: whole_disk(word, self.host.sys, self.host.mounts))
-                found.setdefault(disk, {}).update(item)
-            except NoDevice as exc:
-                raise BulkheadError("Cannot limit the I/O of %s: %s." % (word, exc)) from exc
-        return found
-
     def _write(self, limit, home, wanted, now):
         old = {}
         if now not in (None, {}) and not (limit.kind == "choice" and "invalid" in now):
-            for file, line in _lines(limit, home, now):
+            for file, line in writes(limit, home, now):
                 old.setdefault(file, []).append(line)
         new = {}
-        for file, line in _lines(limit, home, wanted):
+        for file, line in writes(limit, home, wanted):
             new.setdefault(file, []).append(line)
         for file, lines in new.items():
             if lines != old.get(file):
@@ -335,45 +335,6 @@ def whole(apply, undo):
     return act
 
 
-def _lines(limit, home, value):
-    return [(limit.file, line) for line in limit.lines(value)] if home == UNIFIED else limit.v1[2](value)
-
-
-def _declared_part(now, wanted, default, exact):
-    """Both sides of a keyed file, cut to what was declared; with ``exact`` what is there undeclared returns to the default."""
-    left, right = {}, {}
-    for key in list(wanted) + ([key for key in now if key not in wanted] if exact else []):
-        if key in wanted:
-            item = wanted[key]
-        else:
-            item = dict.fromkeys(now[key], default) if isinstance(now[key], dict) else default
-        if isinstance(item, dict):
-            left[key] = {word: now.get(key, {}).get(word, default) for word in item}
-        else:
-            left[key] = now.get(key, default)
-        right[key] = item
-    return left, right
-
-
-def shown(limit, value):
-    """A normal value as results show it: devices as a list, as they are declared."""
-    if limit.kind == "devices" and value is not None:
-        return [dict(value[key], device=key) for key in sorted(value)]
-    return value
-
-
-def _lacks(trees, name, home, controller, file):
-    """Does this kernel lack a file? Known when a cgroup exists that has the controller; a first cgroup's is found out by writing."""
-    names = [name.rsplit("/", depth)[0] for depth in range(name.count("/") + 1)]
-    for each in names if trees.exists(names[-1]) else trees.children("", (home,))[:3]:
-        path = trees.path(each, home)
-        if os.path.exists("%s/%s" % (path, file)):
-            return False
-        if os.path.isdir(path) and (home != UNIFIED or controller in read(path + "/cgroup.controllers").split()):
-            return True
-    return False
-
-
 # -- what the modules answer
 
 def show(host, name):
@@ -385,7 +346,13 @@ def show(host, name):
 
 def names(host):
     """The cgroups that we made and that are there."""
-    return [name for name in host.claims.names(NOUN) if host.cgroups().exists(name)]
+    known = host.claims.names(NOUN)
+    if host.systemd:
+        from ._cgroup_slice import units
+
+        known = sorted(set(known).union(units(host)))
+        host.cgroups().expect(known)
+    return [name for name in known if host.cgroups().exists(name)]
 
 
 def result(host, params, outcome):
@@ -393,4 +360,5 @@ def result(host, params, outcome):
 
 
 def info(host, params):
+    host.cgroups().expect(params.get("name") or ())
     return {"cgroups": [found for found in (show(host, name) for name in params.get("name") or names(host)) if found]}

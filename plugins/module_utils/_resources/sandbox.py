@@ -25,7 +25,12 @@ NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
 PARTS = ("namespaces", "cgroup", "overlay", "services")
 
-__all__ = ("NOUN", "expand", "info", "names", "parse", "plan", "result", "show")
+__all__ = ("NOUN", "expand", "find", "info", "names", "parse", "plan", "result", "show")
+
+
+def find(host, specs):
+    """What is asked about each is asked at once."""
+    host.cgroups().expect([PREFIX + spec.key for spec in specs] + [PREFIX + name for name in names(host) if specs.policy["purge"]])
 
 
 def expand(host, specs):
@@ -190,7 +195,7 @@ def _plan_claims(host, spec, plan):
         alive = {kind: list(pin.identity) for kind, pin in namespace.found(host, spec.key).pins.items() if pin.alive}
         if alive:
             lost[(namespace.NOUN, spec.key)] = alive
-    if host.claims.read(cgroup.NOUN, name) is None and trees.exists(name):
+    if trees.at(name).nests and host.claims.read(cgroup.NOUN, name) is None and trees.exists(name):  # a slice is known by its unit file
         lost[(cgroup.NOUN, name)] = trees.exists(name)
         if host.claims.read(cgroup.NOUN, parent) is None:
             lost[(cgroup.NOUN, parent)] = dict(trees.exists(parent), parent=True)
@@ -271,6 +276,7 @@ def names(host):
 def result(host, params, outcome):
     """Whole where something changed; an unchanged one by its name, for reading all of it costs more than comparing it."""
     shown, known = [], set(names(host))
+    host.cgroups().expect([PREFIX + plan.key for plan in outcome.plans if plan.changed or plan.error is not None])
     for plan in outcome.plans:
         if plan.changed or plan.error is not None:
             whole = show(host, plan.key, host.healthy.get)
@@ -283,4 +289,5 @@ def result(host, params, outcome):
 
 def info(host, params):
     wanted = params.get("names") or names(host)
+    host.cgroups().expect([PREFIX + name for name in wanted])
     return {"sandboxes": [shown for shown in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if shown]}

@@ -252,6 +252,22 @@ def set_properties(host, unit, assignments):
     drop(host, unit)
 
 
+def settings(host):
+    """Where `systemctl set-property` keeps what it was told, for good and until the next boot."""
+    return host.units + ".control", "/run/systemd/system.control"
+
+
+def remove_settings(host, unit, properties):
+    """Take away what `systemctl set-property` has left on disk for these properties, for good or until the next boot."""
+    for root in settings(host):
+        directory = "%s/%s.d" % (root, unit)
+        if any([_unlink("%s/50-%s.conf" % (directory, name)) for name in properties]):
+            host.units_changed = True
+            drop(host, unit)
+            if not os.listdir(directory):
+                os.rmdir(directory)
+
+
 def _act(host, verb, units, options):
     for part in _parts(list(units)):
         try:
