@@ -9,7 +9,9 @@ Each object has a plan of its own, made when its turn comes: what stood on it is
 
 from __future__ import annotations
 
+from .._engine import places
 from .._engine.engine import converge
+from .._engine.lock import Lock
 from .._engine.plan import Plan, run_plan
 from .._model.errors import BulkheadError, Problems, reason
 from .._resources import cgroup, namespace, overlay, sandbox, service
@@ -60,18 +62,21 @@ def restore(host):
             failed += refused
             break
         waiting = [record for record, message in refused]
-    for record, message in failed:
-        if record.resource is sandbox:
-            _note(host, record.name, message)
+    _note(host, {record.name: message for record, message in failed if record.resource is sandbox})
     return done, failed
 
 
-def _note(host, name, message):
-    """Leave word for `sandbox` and `sandbox_info`, until it is converged."""
+def _note(host, failed):
+    """Leave word for `sandbox` and `sandbox_info`, until it is converged; in our own place, which nothing of it may have needed yet."""
+    if not failed:
+        return
     try:
-        host.failures.write(name, message)
-    except OSError as exc:  # then only the journal tells
-        host.warn("Cannot note that sandbox %s was not restored: %s." % (name, reason(exc)))
+        with Lock(host.lock, "restore"):
+            places.ensure(host)
+            for name, message in failed.items():
+                host.failures.write(name, message)
+    except (BulkheadError, OSError) as exc:  # then only the journal tells
+        host.warn("Cannot note what was not restored: %s." % reason(exc).rstrip("."))
 
 
 def _make(host, resource, records, options, done):
