@@ -28,7 +28,7 @@ UNIT_TEXT = _MARK + """
 [Unit]
 Description=Bulkhead: the sandboxes of this host are made again
 Wants=bulkhead.service
-After=bulkhead.service systemd-modules-load.service
+After=bulkhead.service remote-fs.target
 Before=multi-user.target
 RequiresMountsFor=/etc/bulkhead /var/lib/bulkhead /var/log/bulkhead
 
@@ -83,6 +83,7 @@ def plan(host, program, plan):
     """Have it there and enabled, in one place only: the host's init may have been another."""
     kind = place(host)
     wanted = files(host, kind, program)
+    before = len(plan.steps)
     for path, (text, mode) in wanted.items():
         now = _found(path)
         if now != (text, mode):
@@ -91,7 +92,9 @@ def plan(host, program, plan):
     for unit in (subtree.UNIT, UNIT) if kind == "systemd" else ():
         if not _enabled(host, unit):
             plan.differ(unit, "disabled", "enabled")
-            plan.add("enable %s" % unit, lambda unit=unit: _enable(host, unit), lambda unit=unit: _disable(host, unit))
+            plan.add("enable %s" % unit, lambda unit=unit: systemctl.enable(host, unit), lambda unit=unit: _disable(host, unit))
+    if kind == "systemd" and len(plan.steps) > before:  # once for all; what a killed run leaves unread, the next boot reads
+        plan.add("let systemd read the units", lambda: systemctl.reload(host))
     _plan_removal(host, plan, [path for path in found(host) if path not in wanted and path not in map(os.path.dirname, wanted)])
 
 
@@ -157,7 +160,6 @@ def _write(host, path, text, mode):
     if os.path.dirname(path) == host.units:
         systemctl.write(host, os.path.basename(path), text)
         os.chmod(path, mode)
-        systemctl.reload(host)
         return
     directory, name = os.path.split(path)
     os.makedirs(directory, mode=0o755, exist_ok=True)
@@ -182,11 +184,6 @@ def _remove(host, path):
 
 def _enabled(host, unit):
     return os.path.islink("%s/multi-user.target.wants/%s" % (host.units, unit))
-
-
-def _enable(host, unit):
-    systemctl.enable(host, unit)
-    systemctl.reload(host)
 
 
 def _disable(host, unit):
