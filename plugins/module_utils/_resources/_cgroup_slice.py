@@ -281,13 +281,15 @@ class Slice(_Present):
             systemctl.remove(self.host, self.unit)
         else:
             systemctl.write(self.host, self.unit, self.old)
-        if not self.found:
-            systemctl.stop(self.host, self.unit)
-            if self.own and not self.trees.exists(self.name):
-                self.host.claims.drop(NOUN, self.name)
-        elif self.back:
-            set_live(self.host, self.unit, self.back)
-        systemctl.reload(self.host)
+        try:
+            if not self.found:
+                systemctl.stop(self.host, self.unit)
+                if self.own and not self.trees.exists(self.name):
+                    self.host.claims.drop(NOUN, self.name)
+            elif self.back:
+                set_live(self.host, self.unit, self.back)
+        finally:
+            systemctl.reload(self.host)
 
     def _undo_quietly(self):
         try:

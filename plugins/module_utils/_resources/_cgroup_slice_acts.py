@@ -66,7 +66,7 @@ def plan_absent(host, trees, spec, plan, found):
         if mine or claim is not None:  # stopped by hand, or by a run that was killed before its end
             if mine:
                 plan.differ("state", "present", "absent")
-            plan.add("remove cgroup %s" % name if mine else "forget cgroup %s" % name, lambda: _remove(host, name))
+            plan.add("remove cgroup %s" % name if mine else "forget cgroup %s" % name, lambda: _remove(host, name, None, False))
         return
     below = [each for each in host.cached((NOUN, None), lambda: names(host)) if each.startswith(name + "/") and trees.at(each) is trees]
     if below:
@@ -80,7 +80,8 @@ def plan_absent(host, trees, spec, plan, found):
     if populated:
         refuse_own(host, trees, name, "kill the processes of")
         plan.add("kill the processes of %s" % name, lambda: _kill(host, trees, name))
-    plan.add("remove cgroup %s" % name, lambda: _remove(host, name))
+    path, frozen = trees.slice_path(name), trees.frozen(name)
+    plan.add("remove cgroup %s" % name, lambda: _remove(host, name, path, frozen))
     if not owned(host, name, found) and not spec.force:
         raise BulkheadError("Cannot %s: cgroup %s was not made by Bulkhead. Set force: true to do it all the same." % (plan.steps[0].name, name))
 
@@ -110,31 +111,26 @@ def _kill(host, trees, name):
             name, ", ".join(str(pid) for pid in trees.processes(name)[:5])))
 
 
-def _remove(host, name):
-    """Its unit file; it is stopped at the end of the run, with all others."""
+def _remove(host, name, path, frozen):
+    """Its unit file; it is stopped at the end of the run, with all others. ``path``: of its cgroup, None where it does not run."""
     unit = systemctl.slice_unit(name)
     host.claims.begin(NOUN, name)  # as long as it runs it is to be known as ours
     changed = host.units_changed
     systemctl.remove(host, unit)
     host.units_changed = changed  # a unit that has ended is forgotten by itself
-    host.at_end(_stop, name)
+    host.at_end(_stop, (name, unit, path, frozen))
 
 
 def _stop(host, gone):
     """Stop the slices whose files are gone, the deepest first, and forget them."""
-    trees = host.cgroups()
-    gone = sorted(gone, key=lambda name: -name.count("/"))
-    units = [systemctl.slice_unit(name) for name in gone]
-    told = systemctl.show(host, units)
-    for name, unit in zip(gone, units):
-        if told[unit]["FreezerState"] not in ("running", "") or trees.frozen(name):
+    gone = sorted(gone, key=lambda item: -item[0].count("/"))
+    for name, unit, path, frozen in gone:
+        if frozen and os.path.isdir(path):
             systemctl.thaw(host, unit)
-    active = [unit for unit in units if told[unit]["ActiveState"] not in ("inactive", "failed")]
-    systemctl.stop(host, *active)
-    for unit in units:
         _forget_settings(host, unit)
-    left = [name for name in gone if trees.exists(name)]
-    for name in gone:
+    systemctl.stop(host, *[unit for name, unit, path, frozen in gone if path and os.path.isdir(path)])
+    left = [name for name, unit, path, frozen in gone if path and os.path.isdir(path)]
+    for name, unit, path, frozen in gone:
         if name not in left:
             host.claims.drop(NOUN, name)
     if left:

@@ -26,10 +26,14 @@ class SliceTrees(Trees):
     def __init__(self, host):
         super().__init__(host.cgroup, host.mounts())
         self.host = host
-        systemctl.expect(host, [subtree.UNIT])
+        systemctl.expect(host, [subtree.UNIT, systemctl.slice_unit("bulkhead")])
 
     def expect(self, names):
-        systemctl.expect(self.host, [systemctl.slice_unit(name) for name in names])
+        for name in names:
+            try:
+                systemctl.expect(self.host, [systemctl.slice_unit(name)])
+            except BulkheadError:
+                pass  # too long a name is told to who asks about it
 
     def delegated(self, undelegated=False):
         """The delegated subtree; ``undelegated``: with the controllers that systemd does not hand on."""
