@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel import caps
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import service as model
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import Problems
-from ansible_collections.bulkhead.isolation.plugins.module_utils._supervisor import runit
+from ansible_collections.bulkhead.isolation.plugins.module_utils._supervisor import common, runit
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20)
@@ -139,7 +139,7 @@ def tools(monkeypatch):
 
 def unit(**keys):
     keys = dict({"name": "web", "spec": {"command": ["x"]}, "stop_signal": "TERM", "restart": "no", "options": {}}, **keys)
-    return runit.render(FakeHost, runit.Unit(**keys), json.dumps)
+    return runit.render(FakeHost, common.Unit(**keys), json.dumps)
 
 
 def test_run_without_namespaces(tools):

@@ -26,7 +26,8 @@ CLONE = {"time": 0x80, "mnt": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "i
 # keyctl and rt_sigaction are the calls used here whose numbers differ between machines
 SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "loongarch64": 134, "ppc64le": 173, "s390x": 174}
 KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "ppc64le": 271, "s390x": 280, "armv7l": 311, "i686": 288}
-SYS_CLOSE_RANGE, SYS_OPENAT2 = 436, 437
+SYS_CLONE3, SYS_CLOSE_RANGE, SYS_OPENAT2 = 435, 436, 437
+CLONE_PARENT = 0x8000
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
 PROC_SUPER_MAGIC = 0x9FA0
 ENOENT, ENXIO, EAGAIN, ENOSYS, ELOOP, EPERM = 2, 6, 11, 38, 40, 1
@@ -315,6 +316,39 @@ def wait(child, spec):
     return posix.WEXITSTATUS(status) if posix.WIFEXITED(status) else 128 + posix.WTERMSIG(status)
 
 
+def notifier():
+    """A socket to the supervisor that waits for word of us (sd_notify(3)), opened while it can be reached; None without one."""
+    address = posix.environ.get(b"NOTIFY_SOCKET")
+    if not address:
+        return None
+    import _socket
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    sock.connect(b"\0" + address[1:] if address[:1] == b"@" else address)
+    return sock
+
+
+def hand_over(sock):
+    """Have a sibling take our place, born in the pid namespace that was joined: the supervisor is its parent and waits for it.
+
+    Returns in the sibling, once the supervisor knows it for the main process; so it learns how it ends, however soon that is.
+    We end: nobody has to wait in between.
+    """
+    told, tell = posix.pipe()
+    sibling = call("syscall", SYS_CLONE3, CLONE_PARENT.to_bytes(8, sys.byteorder) + bytes(56), 64)
+    if sibling:
+        seen, see = posix.pipe()
+        sock.send(b"MAINPID=%d" % sibling)
+        sock.sendmsg([b"BARRIER=1"], [(1, 1, see.to_bytes(4, sys.byteorder))])  # SOL_SOCKET, SCM_RIGHTS
+        posix.close(see)
+        posix.read(seen, 1)  # ends when the supervisor has read all that came before, and closed it
+        posix.write(tell, b"1")
+        posix._exit(0)
+    posix.close(tell)
+    if not posix.read(told, 1):
+        raise Refused("whoever began to enter was killed")
+    posix.close(told)
+
+
 def null_input():
     """Empty standard input. The host's own /dev/null is not let in: root inside could change its mode."""
     try:
@@ -462,6 +496,8 @@ def enter(path):
         import resource  # noqa: F401  pylint: disable=unused-import
     if spec.get("probe"):
         import _socket  # noqa: F401  pylint: disable=unused-import
+    say("reach its supervisor")
+    sock = notifier() if spec.get("notify") else None
 
     parent = 0  # as it is seen from a pid namespace that it is not in
     forked = "pid" in files or spec.get("timeout")
@@ -471,9 +507,12 @@ def enter(path):
             call("setns", files["pid"], CLONE["pid"])
         else:
             parent = posix.getpid()
-        child = posix.fork()
-        if child:
-            return wait(child, spec)
+        if sock:
+            hand_over(sock)
+        else:
+            child = posix.fork()
+            if child:
+                return wait(child, spec)
     say("take a session of its own")
     own_keyring()
     own_session(spec.get("tty"))
@@ -523,11 +562,14 @@ def enter(path):
     posix.fchdir(resolve(spec.get("cwd") or "/", DIRECTORY))
     if not posix.getcwd().startswith("/"):
         raise Refused("its directory lies outside of its root")
-    if forked or spec.get("die_with_parent"):  # tini and we pass signals on, but nobody can pass on a KILL
+    if forked and not sock or spec.get("die_with_parent"):  # tini and we pass signals on, but nobody can pass on a KILL
         say("tie it to its parent")
         prctl(PR_SET_PDEATHSIG, SIGKILL)
         if posix.getppid() != parent:
             raise Refused("its supervisor is gone")
+    if sock:
+        say("tell its supervisor")
+        sock.send(b"READY=1")
     environment = {"PATH": PATH, "HOME": home, "USER": name, "LOGNAME": name}
     environment.update(spec.get("environment") or {})
     say("leave nothing open")

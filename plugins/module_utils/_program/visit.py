@@ -14,7 +14,7 @@ from .._engine.lock import Lock
 from .._model.errors import BulkheadError
 from .._model.service import DEFAULTS
 from .._resources import _unit, namespace, overlay, sandbox, service
-from .._supervisor import entry
+from .._supervisor import entry, pick
 from . import command, terminal
 
 
@@ -22,7 +22,7 @@ def visit(host, name, words, with_terminal):
     """Run ``words`` inside and return its exit status; without a terminal this process becomes the one that waits for it."""
     spec, group, options = _like(host, name)
     spec = dict(spec, name=name, command=words, namespaces=dict(spec["namespaces"], pid=spec["pid_namespace"]), die_with_parent=False,
-                started=None, stdin="inherit", tty=with_terminal, log=False)
+                notify=False, started=None, stdin="inherit", tty=with_terminal, log=False)
     if group:
         spec["cgroup"] = host.cgroups().join_files(group, "exec")
     with Lock(host.lock, "visit"):
@@ -34,7 +34,7 @@ def visit(host, name, words, with_terminal):
     fd = os.memfd_create("entry")  # close-on-exec: for the entry it is opened anew by its number
     os.write(fd, _unit.dump(spec).encode())
     os.set_inheritable(fd, True)
-    argv = entry.command(host, "/proc/self/fd/%d" % fd)
+    argv = pick(host).within(host, group, entry.command(host, "/proc/self/fd/%d" % fd))
 
     def execute():
         os.execve(argv[0], argv, {"TERM": os.environ.get("TERM", "dumb")})

@@ -12,10 +12,12 @@ import os
 
 from .._kernel import caps, seccomp
 from .._model.errors import BulkheadError
-from .._supervisor import runit
+from .._supervisor import pick
+from .._supervisor.common import Unit
 
 # Which option a key of the entry's spec comes from: a difference there needs a restart of what runs.
-OPTION = {"namespaces": "namespace", "pid_namespace": "namespace", "die_with_parent": "namespace", "ambient": "ambient_capabilities"}
+OPTION = {"namespaces": "namespace", "pid_namespace": "namespace", "die_with_parent": "namespace", "unshare_cgroup": "namespace",
+          "group": "cgroup", "ambient": "ambient_capabilities"}
 NOT_COMPARED = ("name", "started", "stdin")
 
 
@@ -25,24 +27,29 @@ def dump(value):
 
 
 def build(host, name, options, pins):
-    """The `_supervisor/runit.py: Unit` of a service. ``options``: every option; ``pins``: {type: path} of the namespaces to join."""
+    """The `_supervisor/common.py: Unit` of a service. ``options``: every option; ``pins``: {type: path} of the namespaces to join."""
     pins = dict(pins)
     pid_pin = pins.pop("pid", None)
     leaf = name.rpartition("/")[2]
     joins = host.cgroups().join_files(options["cgroup"], leaf) if options["cgroup"] else []
     own = [path for path in joins if path.endswith("/%s/cgroup.procs" % leaf)]
+    # Who is born in a cgroup that the supervisor makes is to see that one as the top, not the one that the namespace was made in.
+    unshare = bool(pick(host).OWN_CGROUP and not joins and pins.pop("cgroup", None))
     spec = {
         "name": name, "command": options["command"], "root": options["root"], "namespaces": pins, "pid_namespace": pid_pin,
-        "die_with_parent": pid_pin is not None, "cgroup": joins, "stdin": "null",
+        "cgroup": joins, "stdin": "null",
         "capabilities": bits(options["capabilities"]), "ambient": bits(options["ambient_capabilities"]),
         "seccomp": filter_path(host, options), "log": options["log"]["enabled"],
     }
     for key in ("user", "group", "groups", "environment", "cwd", "umask", "no_new_privs", "rlimits", "nice", "oom_score_adj"):
         spec[key] = options[key]
+    if unshare:
+        spec["unshare_cgroup"] = True
     log = options["log"]
-    return runit.Unit(
+    return Unit(
         name=name, spec=spec, health=_health(host, name, options, spec, pid_pin), pid_pin=pid_pin,
-        stop_signal=options["stop_signal"], restart=options["restart"],
+        stop_signal=options["stop_signal"], stop_timeout=options["stop_timeout"], restart=options["restart"], enabled=options["enabled"],
+        group=None if joins else options["cgroup"],
         log={"size": log["max_size"], "files": log["max_files"]} if log["enabled"] else None,
         tasks=joins[0] if joins else None, kill=own[0].replace("cgroup.procs", "cgroup.kill") if own else None)
 

@@ -76,7 +76,7 @@ def plan(host, spec, plan):
     types, own = _types(host, spec, options, now, plan)
     _refuse(host, spec, options, types, own, plan)
     supervisor = pick(host)
-    for require in (lambda: supervisor.require("pid" in types), lambda: _unit.require_filter(host, options)):
+    for require in (lambda: supervisor.require(host, spec.name, "pid" in types), lambda: _unit.require_filter(host, options)):
         try:
             require()
         except BulkheadError as exc:
@@ -272,9 +272,9 @@ def _refuse(host, spec, options, types, own, plan):
 def check(host, name):
     """Does its health check succeed now? None when it has none, or does not run."""
     now = Found(host, name)
-    if not now.running or "check" not in now.files:
+    if not now.running or "health.json" not in now.files:
         return None
-    return host.run(entry.command(host, pick(host).directory(host, name) + "/health.json"))[0] == 0
+    return host.run(pick(host).checking(host, name))[0] == 0
 
 
 def await_health(host, name, health):
@@ -319,7 +319,7 @@ def show(host, name, healthy=None):
                  since=int(now.status["since"]) if now.running else None, log_file=None, healthy=healthy,
                  restart_required=now.stale(host, now.spec) if now.running else [])
     if shown["log"]["enabled"]:
-        shown["log_file"] = pick(host).log_directory(host, name) + "/current"
+        shown["log_file"] = pick(host).log_file(host, name)
     return shown
 
 

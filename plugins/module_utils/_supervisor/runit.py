@@ -18,12 +18,14 @@ import time
 from shlex import quote
 
 from .._model.errors import BulkheadError
-from . import entry, scan, tools
+from . import common, entry, scan, tools
 
 FILES = ("run", "finish", "check", "control/t", "log/run", "spec.json", "health.json", "options.json", "down", "log/config")
 KILL_WAIT = 10.0  # seconds that a killed service may take to be gone
 _RUN, _FINISH = 1, 2  # states in supervise/status
-tool, require = tools.tool, tools.require
+tool = tools.tool
+OWN_CGROUP = False  # the entry joins one of ours
+directory, started = common.directory, common.started
 _TAI = 4611686018427387914  # second 0 of Unix time as runsv counts
 _TICK = 0.01  # seconds by which the time of a file may be behind
 
@@ -48,34 +50,38 @@ fi 2> /dev/null
 """
 
 
-class Unit:
-    """A service as it is to be rendered.
-
-    ``name``; ``spec``: the entry's (`_program/enter.py`), with `started` left to us; ``health``: the entry spec of its check or None;
-    ``pid_pin``: the pid namespace to be born in, or None; ``stop_signal``: its name without SIG; ``restart``: no, on-failure or always;
-    ``log``: {size, files} or None for none; ``tasks``: a file that lists the processes of its cgroup, or None; ``kill``: the
-    cgroup.kill of its own cgroup, or None; ``down``: whether the supervisor leaves it stopped; ``options``: what was declared.
-    """
-
-    __slots__ = ("name", "spec", "health", "pid_pin", "stop_signal", "restart", "log", "tasks", "kill", "down", "options")
-
-    def __init__(self, **values):
-        for name in self.__slots__:
-            setattr(self, name, values.get(name))
-
-
-def directory(host, name):
-    return "%s/service/%s" % (host.state, name.replace("/", ":"))
-
-
 def log_directory(host, name):
     return "%s/%s" % (host.log, name.replace("/", ":"))
+
+
+def log_file(host, name):
+    """Where the newest lines of its log are, as a file; None where they are in none."""
+    return log_directory(host, name) + "/current"
+
+
+def require(host, name, pid):
+    """Refuse a host that lacks what services need; with a pid namespace that is more."""
+    tools.require("runsvdir", "runsv", "svlogd", *(("setsid", "nsenter", "tini") if pid else ()))
+
+
+def expect(host, names):
+    """These are going to be asked about: here nothing is saved by knowing that."""
+
+
+def within(host, group, words):
+    """The words that run ``words`` in a cgroup beside its services: the entry joins it by itself."""
+    return words
+
+
+def checking(host, name):
+    """The words that run its health check."""
+    return entry.command(host, directory(host, name) + "/health.json")
 
 
 def render(host, unit, dump):
     """{relative path: text} of its directory; ``dump`` writes JSON. Needs nothing of the host but the places of its tools."""
     home = directory(host, unit.name)
-    spec = dict(unit.spec, started=home + "/started.json")
+    spec = dict(unit.spec, started=home + "/started.json", die_with_parent=bool(unit.pid_pin))
     words = entry.command(host, home + "/spec.json")
     if unit.pid_pin:  # whoever waits for a process in there must be outside: tini, which passes signals on
         setsid, nsenter, tini = (tool(name, host.check) for name in ("setsid", "nsenter", "tini"))
@@ -107,73 +113,34 @@ def render(host, unit, dump):
 
 def read(host, name):
     """{relative path: text} of a service that is there, else None."""
-    home, found = directory(host, name), {}
-    try:
-        there = os.listdir(home)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    for path in FILES:
-        if path.partition("/")[0] in there:
-            text = _text("%s/%s" % (home, path))
-            if text is not None:
-                found[path] = text
-    return found
-
-
-def started(host, name):
-    """The text of the spec that the running process was started with, or None."""
-    return _text(directory(host, name) + "/started.json")
+    return common.read(host, name, FILES)
 
 
 def names(host):
     """The names of all services of which something is there."""
-    try:
-        entries = os.listdir(host.state + "/service")
-    except OSError:
-        return []
-    found = {entry.partition("-")[2] if entry.startswith((".new-", ".gone-")) else entry for entry in entries}
-    return sorted(entry.replace(":", "/") for entry in found)
+    return sorted(common.names(host))
 
 
 def remains(host, name):
     """Is there something of a service that was being made or removed when the run was killed?"""
-    home = directory(host, name)
-    return not os.path.isdir(home) and any(os.path.isdir(path) for path in _halves(host, home) + (log_directory(host, name),))
-
-
-def _halves(host, home):
-    """Where a directory is while it is made, and while it is removed."""
-    return tuple("%s/service/%s-%s" % (host.state, word, os.path.basename(home)) for word in (".new", ".gone"))
+    return not os.path.isdir(directory(host, name)) and any(
+        os.path.isdir(path) for path in common.halves(host, name) + (log_directory(host, name),))
 
 
 def write(host, name, files):
     """Make a directory appear whole, or bring one that is there up to date file by file, each by a rename."""
     home = directory(host, name)
-    temporary, gone = _halves(host, home)
     there = os.path.isdir(home)
-    if not there:  # first of all, so that what a killed run leaves is found by the name of this half
-        if os.path.isdir(gone):
-            _remove_gone(gone)
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary, mode=0o700)
+    if not there and os.path.isdir(common.halves(host, name)[1]):
+        _remove_gone(common.halves(host, name)[1])
+    common.prepare(host, name)
     if files.get("log/config"):
         log = log_directory(host, name)
         os.makedirs(log, mode=0o750, exist_ok=True)
-        _put(log + "/config", files["log/config"], 0o600)
+        common.put(log + "/config", files["log/config"], 0o600)
+    common.write(host, name, files, FILES)
     if there:
-        for path in FILES:
-            if path in files:
-                if _text(home + "/" + path) != files[path]:
-                    os.makedirs(os.path.dirname(home + "/" + path), mode=0o700, exist_ok=True)
-                    _put(home + "/" + path, files[path], _mode(path))
-            elif os.path.lexists(home + "/" + path):
-                os.unlink(home + "/" + path)
         _control(home + "/log", b"h")  # svlogd reads its configuration again
-        return
-    for path, text in files.items():
-        os.makedirs(os.path.dirname(temporary + "/" + path), mode=0o700, exist_ok=True)
-        _put(temporary + "/" + path, text, _mode(path))
-    os.rename(temporary, home)
 
 
 def status(host, name):
@@ -208,13 +175,13 @@ def main_pid(host, name, now):
         return None
     if entered + _TICK < now["since"]:
         return None  # that was an earlier start
-    if pid and os.path.basename(_exe(host, pid)) == "tini":
+    if pid and os.path.basename(common.exe(host, pid)) == "tini":
         try:
-            children = _text("%s/%d/task/%d/children" % (host.proc, pid, pid)) or ""
+            children = common.text("%s/%d/task/%d/children" % (host.proc, pid, pid)) or ""
         except ProcessLookupError:
             children = ""
         pid = int(children.split()[0]) if children.split() else None
-    return pid if pid and _exe(host, pid) not in ("", host.state + "/bin/python3") else None
+    return pid if pid and common.exe(host, pid) not in ("", host.state + "/bin/python3") else None
 
 
 def start(host, name, wait=10.0):
@@ -226,14 +193,14 @@ def start(host, name, wait=10.0):
             os.unlink("%s/%s" % (home, path))
         except FileNotFoundError:
             pass
-    before = _text(home + "/session")  # a start whose end may still be told: not ours
+    before = common.text(home + "/session")  # a start whose end may still be told: not ours
     scan.ensure(host, tool("runsvdir"))
     scan.await_watch(host, home, _watched)
     _control(home, b"u")
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
         now = status(host, name) or {"state": "stopped", "pid": None, "want": None}
-        ended = _text(home + "/ended")  # read last: what ended before `now` was running is in it
+        ended = common.text(home + "/ended")  # read last: what ended before `now` was running is in it
         if ended and not (before and ended.split()[2:] == before.split()):
             raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name)))
         if ended and now["want"] == "stopped":  # its finish took our order back
@@ -284,7 +251,7 @@ def _end_watch(home):
 def remove(host, name, timeout=10.0, keep_log=True):
     """Stop it and take its directory away, with its log where asked."""
     home = directory(host, name)
-    temporary, gone = _halves(host, home)
+    temporary, gone = common.halves(host, name)
     shutil.rmtree(temporary, ignore_errors=True)
     if os.path.isdir(home):
         stop(host, name, timeout)
@@ -311,18 +278,13 @@ def _remove_gone(gone):
 
 def last_words(host, name):
     """The last line of its log, without the time, or ''."""
-    lines = (_text(log_directory(host, name) + "/current") or "").strip().splitlines()
+    lines = (common.text(log_directory(host, name) + "/current") or "").strip().splitlines()
     return lines[-1].partition(" ")[2].strip()[:300] if lines else ""
 
 
 def _ending(host, name):
-    code, number = ((_text(directory(host, name) + "/ended") or "").split() + ["", ""])[:2]
-    words = "".join(char if char.isprintable() else "?" for char in last_words(host, name)).rstrip(".")
-    own = "Cannot enter %s: " % name
-    if words.startswith(own):  # the entry's, not the command's
-        return words[len(own):]
-    text = "it ended by signal %s" % number if code == "-1" else "it ended with status %s" % (code or "unknown")
-    return text + (": " + words if words else "")
+    code, number = ((common.text(directory(host, name) + "/ended") or "").split() + ["", ""])[:2]
+    return common.ending(name, code, number, last_words(host, name))
 
 
 def _await_down(host, name, seconds):
@@ -362,38 +324,3 @@ def _control(home, words):
     finally:
         os.close(fd)
     return True
-
-
-def _exe(host, pid):
-    try:
-        return os.readlink("%s/%d/exe" % (host.proc, pid))
-    except OSError:
-        return ""
-
-
-def _text(path):
-    """The text of a file, None when there is none. (open() with an encoding takes three times as long.)"""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    parts = []
-    try:
-        while not parts or parts[-1]:
-            parts.append(os.read(fd, 1 << 18))
-    finally:
-        os.close(fd)
-    return b"".join(parts).decode("utf-8", "surrogateescape")
-
-
-def _mode(path):
-    return 0o600 if path.endswith((".json", "config", "down")) else 0o700
-
-
-def _put(path, text, mode):
-    temporary = "%s/.%s.new" % (os.path.dirname(path), os.path.basename(path))
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
-        os.fchmod(fd, mode)
-        stream.write(text)
-    os.rename(temporary, path)

@@ -10,7 +10,8 @@ import os
 
 from .._model.errors import BulkheadError
 
-PACKAGES = {"runsvdir": "runit", "runsv": "runit", "svlogd": "runit", "tini": "tini", "nsenter": "util-linux", "setsid": "util-linux"}
+PACKAGES = {"runsvdir": "runit", "runsv": "runit", "svlogd": "runit", "tini": "tini", "nsenter": "util-linux", "setsid": "util-linux",
+            "systemctl": "systemd", "systemd-run": "systemd", "journalctl": "systemd"}
 TOOL_PATHS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 
 
@@ -25,7 +26,7 @@ def tool(name, check=False):
     raise BulkheadError("Cannot manage services: %s is not installed. Install the package %s." % (name, PACKAGES[name]))
 
 
-def require(pid):
-    """Refuse a host that lacks what services need; with a pid namespace that is more."""
-    for name in ("runsvdir", "runsv", "svlogd") + (("setsid", "nsenter", "tini") if pid else ()):
+def require(*names):
+    """Refuse a host that lacks one of them."""
+    for name in names:
         tool(name)

@@ -1,0 +1,332 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services as systemd keeps them: a unit file each, rendered whole; what is beside it (drop-ins, `systemctl set-property`) is its user's.
+
+The main process enters, and with a pid namespace has a sibling of its own take its place (MAINPID=), so that systemd waits for the
+command itself and nothing of Python stays. It is READY=1 in the last moment before it becomes the command.
+The directory below STATE/service has what the entry reads; restore makes it again at boot, before any of these units starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+from .._model.errors import BulkheadError
+from . import common, entry, systemctl, tools
+
+OWN_CGROUP = True
+OLDEST = 246  # BARRIER=1, by which the entry knows that systemd has learnt of the main process
+UNIT, WANTED, LOADED = "unit", "wanted", "loaded"  # in what is rendered: the unit file; started at boot; as systemd has it in memory
+FILES = ("spec.json", "health.json", "options.json")
+TARGET = "multi-user.target"
+PATIENCE = 10.0  # seconds from READY=1 until the command is executed
+_SECOND = 1000000
+_HEAD = systemctl.MADE + "; what a drop-in beside it says is added\n"
+_RESERVED = "bulkhead-restore.service"  # see boot.py
+_AGAIN = {"no": "Restart=no\n", "always": "Restart=always\nRestartSec=1\n",
+          # an end by one of these signals is a clean one to systemd, but not status 0
+          "on-failure": "Restart=on-failure\nRestartSec=1\nRestartForceExitStatus=SIGHUP SIGINT SIGTERM SIGPIPE\n"}
+directory, started = common.directory, common.started
+
+
+def require(host, name, pid):
+    """Refuse a host that lacks what services need, and a name whose unit is somebody else's."""
+    tools.require("systemctl", "systemd-run", "journalctl", "nsenter")
+    if systemctl.version(host) < OLDEST:
+        raise BulkheadError("Cannot manage services: this host has systemd %d. %d is the first that can be told of the process of a command "
+                            "in a namespace." % (systemctl.version(host), OLDEST))
+    unit = systemctl.service_unit(name)
+    text = systemctl.read(host, unit)
+    if unit == _RESERVED:
+        raise BulkheadError("Cannot set up service %s: %s is the unit that restores sandboxes at boot. Choose another name." % (name, unit))
+    if text is not None and not text.startswith(systemctl.MADE) and not os.path.isdir(directory(host, name)):
+        raise BulkheadError("Cannot set up service %s: %s is there and not made by bulkhead. Remove it, or choose another name." % (
+            name, systemctl.path(host, unit)))
+
+
+def render(host, unit, dump):
+    """{name: text}: the files of its directory, and WANTED, LOADED and UNIT. Needs nothing of the host but the places of its tools."""
+    home = directory(host, unit.name)
+    group = unit.group and systemctl.slice_unit(unit.group)
+    spec = dict(unit.spec, started=home + "/started.json", notify=True, group=group)
+    if unit.pid_pin:
+        spec["namespaces"] = dict(spec["namespaces"], pid=unit.pid_pin)
+    files = {"spec.json": dump(spec), "options.json": dump(unit.options), LOADED: "", UNIT: _unit(host, unit, home, group)}
+    if unit.health:
+        files["health.json"] = dump(dict(unit.health, group=None if unit.health.get("probe") else group))
+    if unit.enabled and not unit.down:
+        files[WANTED] = ""
+    return files
+
+
+def _unit(host, unit, home, group):
+    words = entry.command(host, home + "/spec.json")
+    if host.aside:  # the pins are where the engine works
+        words = [tools.tool("nsenter", host.check), "--mount=%s/engine" % host.state, "--"] + words
+    return "".join((
+        _HEAD,
+        "[Unit]\n",
+        "Description=Bulkhead service %s\n" % unit.name,
+        "After=bulkhead.service bulkhead-restore.service\n",
+        "AssertPathExists=%s/spec.json\n" % home,
+        "StartLimitIntervalSec=0\n",
+        "\n[Service]\n",
+        "Type=notify\n",
+        "NotifyAccess=main\n",
+        "Slice=%s\n" % (group or "bulkhead.slice"),
+        "ExecStart=%s\n" % " ".join(words),
+        "ExecStopPost=/bin/sh -c 'echo 1 >%s'\n" % unit.kill if unit.kill else "",
+        "KillMode=mixed\n",  # the command is asked to end; what it leaves behind is killed
+        "KillSignal=SIG%s\n" % unit.stop_signal,
+        "TimeoutStopSec=%s\n" % _time(unit.stop_timeout),
+        _AGAIN[unit.restart],
+        "OOMPolicy=continue\n",  # who survives is left to the limits of the sandbox, as is the number of tasks
+        "TasksMax=infinity\n",
+        "StandardOutput=%s\n" % ("journal" if unit.log else "null"),
+        "StandardError=inherit\n",
+        "SyslogIdentifier=%s\n" % unit.name,
+        "\n[Install]\n",
+        "WantedBy=%s\n" % TARGET,
+    ))
+
+
+def _time(microseconds):
+    """As systemd reads it, where 0 would be for ever."""
+    return "%ds" % (microseconds // _SECOND) if microseconds and not microseconds % _SECOND else "%dus" % max(1, microseconds)
+
+
+# -- what is there
+
+def read(host, name):
+    """The same as render() gives, as it is there; None without unit file and directory."""
+    unit = systemctl.service_unit(name)
+    files, text = common.read(host, name, FILES), systemctl.read(host, unit)
+    if files is None and (text is None or not text.startswith(systemctl.MADE)):
+        return None
+    files = files or {}
+    if text is not None:
+        files[UNIT] = text
+        if _shown(host, name)["NeedDaemonReload"] != "yes":
+            files[LOADED] = ""
+    if os.path.lexists(_wants(host, unit)):
+        files[WANTED] = ""
+    return files
+
+
+def _wants(host, unit):
+    """The link that starts it at boot, as `systemctl enable` makes it."""
+    return systemctl.path(host, "%s.wants/%s" % (TARGET, unit))
+
+
+def names(host):
+    """The names of all services of which something is there."""
+    found = common.names(host)
+    for place in (host.units, "%s/%s.wants" % (host.units, TARGET)):
+        for entry_ in os.listdir(place) if os.path.isdir(place) else ():
+            name = systemctl.service_name(entry_)
+            if name and name not in found and entry_ != _RESERVED and not entry_.startswith("."):
+                if place != host.units or (systemctl.read(host, entry_) or "").startswith(systemctl.MADE):
+                    found.add(name)
+    return sorted(found)
+
+
+def remains(host, name):
+    """Is there something of a service that was being made or removed when the run was killed?"""
+    return read(host, name) is None and (any(os.path.isdir(path) for path in common.halves(host, name))
+                                         or os.path.lexists(_wants(host, systemctl.service_unit(name))))
+
+
+def expect(host, services):
+    """What is asked of one of them is asked of all."""
+    systemctl.expect(host, [systemctl.service_unit(name) for name in services])
+
+
+def _shown(host, name, fresh=False):
+    unit = systemctl.service_unit(name)
+    if fresh:
+        systemctl.drop(host, unit)
+    return systemctl.show(host, [unit])[unit]
+
+
+def _settled(host, name):
+    """What systemd says of it; asked again where that may have changed by itself since."""
+    shown = _shown(host, name)
+    pid = shown["MainPID"]
+    if shown["ActiveState"] in ("activating", "deactivating", "reloading") or pid not in ("", "0") and not _alive(host, pid):
+        shown = _shown(host, name, fresh=True)
+    return shown
+
+
+def _alive(host, pid):
+    return os.path.exists("%s/%s" % (host.proc, pid))
+
+
+def status(host, name):
+    """{state, pid, want, since} of a service; None when systemd knows no such unit."""
+    shown = _settled(host, name)
+    active, pid = shown["ActiveState"], int(shown["MainPID"] or 0) or None
+    if shown["LoadState"] == "not-found" and active == "inactive":
+        return None
+    if active in ("active", "reloading") or active == "activating" and pid:
+        state = "started"
+    else:
+        state = "finishing" if active == "deactivating" else "stopped"
+    since = int(shown["ActiveEnterTimestampMonotonic"] or 0) / _SECOND
+    return {"state": state, "pid": pid, "want": "started" if active in ("active", "reloading", "activating") else "stopped",
+            "since": time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + since}
+
+
+def main_pid(host, name, now):
+    """The process of the command: the main process, once it is neither systemd's own nor nsenter nor our interpreter any more."""
+    if now["pid"] is None or _shown(host, name)["ActiveState"] not in ("active", "reloading"):
+        return None
+    return now["pid"] if common.exe(host, now["pid"]) not in ("", host.state + "/bin/python3") else None
+
+
+# -- acts
+
+def write(host, name, files):
+    """The directory first, as a unit without one is not started; then unit and link, which systemd reads at the end of the run."""
+    unit, wants = systemctl.service_unit(name), _wants(host, systemctl.service_unit(name))
+    loaded = _shown(host, name)["LoadState"] == "loaded"
+    gone = common.halves(host, name)[1]
+    if os.path.isdir(gone):
+        shutil.rmtree(gone)
+    common.prepare(host, name)
+    common.write(host, name, files, FILES)
+    if UNIT in files:
+        systemctl.write(host, unit, files[UNIT])
+    else:
+        systemctl.remove(host, unit)
+    if WANTED in files and os.path.realpath(wants) != os.path.realpath(systemctl.path(host, unit)):
+        os.makedirs(os.path.dirname(wants), exist_ok=True)
+        _unlink(wants)
+        os.symlink(systemctl.path(host, unit), wants)
+    elif WANTED not in files:
+        _unlink(wants)
+    if loaded or LOADED not in files:  # one that systemd has not looked at yet is read when it is started
+        host.at_end(_reload, name)
+
+
+def _reload(host, services):
+    """Have systemd read what was written, once for all of them."""
+    systemctl.reload(host, force=True)
+
+
+def start(host, name, wait=PATIENCE):
+    """Start it and wait until its command runs; raise when it does not, with its last words."""
+    unit, since = systemctl.service_unit(name), time.time()
+    shown = _shown(host, name, fresh=True)
+    if shown["NeedDaemonReload"] == "yes":
+        systemctl.reload(host, force=True)
+    if shown["ActiveState"] not in ("active", "reloading"):
+        _unlink(directory(host, name) + "/started.json")
+    if host.booting:  # it comes after us: it would be waited for forever
+        systemctl.start(host, unit, no_block=True)
+        return
+    try:
+        systemctl.start(host, unit)
+    except BulkheadError as exc:
+        raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since, exc.message))) from exc
+    pid = _shown(host, name, fresh=True)["MainPID"]
+    deadline = time.monotonic() + wait
+    while pid not in ("", "0") and _alive(host, pid):
+        if common.exe(host, int(pid)) not in ("", host.state + "/bin/python3"):
+            time.sleep(0.05)  # many a wrong configuration shows in the first moments
+            if _alive(host, pid):
+                return
+            break
+        if time.monotonic() > deadline:
+            raise BulkheadError("Cannot start %s: its command did not run within %d s. Look at systemctl status %s." % (name, wait, unit))
+        time.sleep(0.005)
+    raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since)))
+
+
+def _ending(host, name, since, otherwise=""):
+    """Why it is not running, in its own words if it has said something since."""
+    shown = _shown(host, name, fresh=True)
+    words = last_words(host, name, since)
+    if shown["ExecMainCode"] in ("", "0") and not words:
+        return otherwise.rstrip(".") or "it ended at once, and is being started again"
+    killed = shown["ExecMainCode"] in ("2", "3")  # CLD_KILLED, CLD_DUMPED
+    return common.ending(name, "-1" if killed else shown["ExecMainStatus"], shown["ExecMainStatus"], words)
+
+
+def stop(host, name, timeout=10.0):
+    """Stop it; its unit has the signal and the time after which it is killed."""
+    shown = _shown(host, name, fresh=True)
+    unit = systemctl.service_unit(name)
+    if shown["ActiveState"] not in ("inactive", "failed"):
+        systemctl.stop(host, unit)
+        shown = _shown(host, name, fresh=True)
+    if shown["ActiveState"] == "failed":  # how it ended is in the journal; to be stopped is what was wanted
+        systemctl.reset_failed(host, unit)
+    _unlink(directory(host, name) + "/started.json")
+
+
+def forget(host, name):
+    """Nothing is remembered: each start opens its log anew."""
+
+
+def remove(host, name, timeout=10.0, keep_log=True):
+    """Stop it and take link, unit and directory away. What the journal has stays until it is rotated."""
+    unit = systemctl.service_unit(name)
+    stop(host, name, timeout)
+    loaded = _shown(host, name)["LoadState"] != "not-found"
+    _unlink(_wants(host, unit))
+    systemctl.remove(host, unit)
+    for path in common.halves(host, name) + (directory(host, name),):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+    if loaded:
+        host.at_end(_reload, name)
+
+
+def checking(host, name):
+    """The words that run its health check: a command in a scope beside the service, a probe from where we are."""
+    path = directory(host, name) + "/health.json"
+    group = json.loads(common.text(path) or "{}").get("group")
+    words = entry.command(host, path)
+    return _scope(group, "Health check of Bulkhead service %s" % name) + words if group else words
+
+
+def within(host, group, words):
+    """In a scope of the sandbox's slice; a cgroup of our own the entry joins by itself."""
+    if group is None or host.cgroups().join_files(group, "exec"):
+        return words
+    return _scope(systemctl.slice_unit(group), "Command in cgroup %s" % group) + words
+
+
+def _scope(unit, description):
+    return [tools.tool("systemd-run"), "--scope", "--quiet", "--collect", "--slice=" + unit, "--description=" + description, "--"]
+
+
+# -- its log
+
+def log_directory(host, name):
+    """None: it is in the journal."""
+
+
+def log_file(host, name):
+    """None: it is in the journal."""
+
+
+def last_words(host, name, since=None):
+    """The last line that it wrote, since a time where given, or ''."""
+    unit = systemctl.service_unit(name)
+    host.run(["journalctl", "--quiet", "--sync"])
+    found = ["--since=@%d" % since] if since else []
+    lines = host.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1"] + found + ["_SYSTEMD_UNIT=" + unit])[1].strip()
+    return lines.splitlines()[-1].strip()[:300] if lines else ""
+
+
+def _unlink(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
