@@ -151,7 +151,7 @@ def test_what_has_no_property_is_refused(machine, option):
     assert ("allow_undelegated" in text) == (TABLE[option].controller in ("rdma", "misc", "dmem"))
 
 
-@pytest.mark.parametrize("option", sorted(ROWS))
+@pytest.mark.parametrize("option", sorted(option for option in ROWS if TABLE[option].systemd[1] > slices.OLDEST))
 def test_an_older_systemd_is_refused_by_name(tmp_path, monkeypatch, option):
     word, since = TABLE[option].systemd
     host = Machine(tmp_path, monkeypatch, since - 1)
@@ -311,17 +311,17 @@ def many(count, recorded=None, **limits):
     return {"noun": Many, "parts": [("s%d" % number, limits, recorded) for number in range(count)]}
 
 
-def test_two_hundred_are_few_processes(machine):
-    assert machine.converge(**many(200, memory_max="1M", pids_max=5)).changed
-    assert machine.verbs() == ["show", "--version", "start", "show"]
-    assert not machine.converge(**many(200, memory_max="1M", pids_max=5)).changed
-    assert machine.verbs() == ["show", "--version"]
+def test_many_are_few_processes(machine):
+    assert machine.converge(**many(60, memory_max="1M", pids_max=5)).changed
+    assert machine.verbs() == ["show", "start", "show"]
+    assert not machine.converge(**many(60, memory_max="1M", pids_max=5)).changed
+    assert machine.verbs() == ["show"]
     assert machine.converge(**many(3, {"memory_max": "1M", "pids_max": 5}, memory_max="2M")).joined("actions") == [
         "set %s of bulkhead/s%d" % (file, number) for number in range(3) for file in ("memory.max", "pids.max")]
     verbs = machine.verbs()
     assert verbs.count("daemon-reload") == 1 and verbs.count("set-property") == 3 and verbs.count("show") == 2
     assert machine.kernel("pids.max", "bulkhead-s2.slice") == "max" and "TasksMax" not in machine.systemd.file("bulkhead-s2.slice")
-    assert machine.converge(noun=Many, parts=[("s%d" % number, None, None) for number in range(200)]).changed
+    assert machine.converge(noun=Many, parts=[("s%d" % number, None, None) for number in range(60)]).changed
     assert sorted(machine.verbs()) == ["show", "stop"]
     assert not os.listdir(machine.systemd.units) and list(machine.systemd.active) == ["bulkhead.slice"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .limits import DEFAULT_PERIOD, MAX
 
-PERIOD_SINCE = 242  # of CPUQuotaPeriodSec
+OLDEST = 244  # of systemd, on a host whose kernel is new enough for us
 IO = {"rbps": "IOReadBandwidthMax", "wbps": "IOWriteBandwidthMax", "riops": "IOReadIOPSMax", "wiops": "IOWriteIOPSMax"}
 SEVERAL = {"cpu_max": ("CPUQuota", "CPUQuotaPeriodSec"), "io_max": tuple(IO.values()), "cpu_idle": ("CPUWeight",)}
 # What `systemctl set-property` takes to bring back the default; the others take nothing for it.
@@ -27,8 +27,13 @@ def properties(limit):
     return () if limit.systemd is None else SEVERAL.get(limit.option) or (limit.systemd[0],)
 
 
+def gated(limits):
+    """Are there options among them that not every systemd has, so that its version has to be asked for?"""
+    return any(limit.systemd and limit.systemd[1] > OLDEST for limit in limits)
+
+
 def refusal(limit, value, version):
-    """Why systemd of that version cannot have an option at a value, or None."""
+    """Why systemd of that version (OLDEST at least) cannot have an option at a value, or None."""
     option = limit.option
     if not properties(limit):
         text = "%s has no property in a slice of systemd, so it needs driver: cgroupfs" % option
@@ -37,15 +42,13 @@ def refusal(limit, value, version):
         return "%s needs the property %s of systemd %d, and this host has systemd %d" % ((option,) + limit.systemd + (version,))
     if value == 0 and option in _NOT_ZERO:
         return "%s: 0 is not taken by systemd. Use 1 or more, or driver: cgroupfs" % option
-    return _refused_quota(value, version) if option == "cpu_max" else None
+    return _refused_quota(value) if option == "cpu_max" else None
 
 
-def _refused_quota(value, version):
+def _refused_quota(value):
     quota, period = value["quota"], value["period"]
     if quota == MAX:
         return None if period == DEFAULT_PERIOD else "cpu_max: without a quota, systemd's period is 100ms. Leave the period out"
-    if period != DEFAULT_PERIOD and version < PERIOD_SINCE:
-        return "cpu_max with a period needs the property CPUQuotaPeriodSec of systemd %d, and this host has systemd %d" % (PERIOD_SINCE, version)
     part, rest = divmod(quota * 10000, period)
     if rest:
         return "cpu_max: systemd counts hundredths of a percent, and %dus of %dus is between %s and %s" % (

@@ -106,7 +106,7 @@ class Slice(_Present):
     def plan_all(self, claim=None):
         spec, name = self.spec, self.name
         self.settings = self._with_defaults(dict(spec.settings))
-        version = systemctl.version(self.host)
+        version = systemctl.version(self.host) if slices.gated(limit for limit, value in self.settings.values()) else slices.OLDEST
         for limit, value in self.settings.values():
             self._refuse(limit, value, version)
         if spec.delegate and spec.delegate != {"user": 0, "group": 0}:
