@@ -29,6 +29,7 @@ import tree  # noqa: E402  pylint: disable=wrong-import-position
 BIN = os.path.join(ROOT, ".venv", "bin")
 ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
 LIMIT = 1800  # seconds for one command
+HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
 
 def search_path():
@@ -90,11 +91,11 @@ def lint(runner):
         yield " ".join(argv[:2]), int(status == 0), int(status != 0)
 
 
-def pytest(runner, folder, before=(), **env):
+def pytest(runner, folder, before=(), more=(), what="", **env):
     report = os.path.join(ROOT, "build", "log", folder + ".xml")
     if os.path.exists(report):
         os.unlink(report)
-    argv = ["pytest", "-q", "-p", "no:cacheprovider", "--junitxml", report, "tests/" + folder]
+    argv = ["pytest", "-q", "-p", "no:cacheprovider", "--junitxml", report, *more, "tests/" + folder]
     status = runner.run([*before, *argv], **env)[0]
     passed = failed = 0
     if os.path.exists(report):
@@ -102,7 +103,7 @@ def pytest(runner, folder, before=(), **env):
             failed += int(suite.get("failures")) + int(suite.get("errors"))
             passed += int(suite.get("tests")) - int(suite.get("skipped"))
         passed = max(passed - failed, 0)
-    yield "pytest tests/" + folder, passed, failed or int(status != 0)
+    yield "pytest tests/" + folder + what, passed, failed or int(status != 0)
 
 
 def unit(runner):
@@ -152,18 +153,33 @@ def integration(runner):
         yield name, int(status == 0), int(status != 0)
 
 
+def hosts(runner):
+    # All tests on each host when asked for by name; `make test` takes those marked core, on one of them.
+    for name in HOSTS if runner.out is None else HOSTS[-1:]:
+        more = [] if runner.out is None else ["-m", "core"]
+        yield from pytest(runner, "hosts", more=more, what=" on " + name, BULKHEAD_TEST_HOSTS=name)
+
+
 def molecule(runner):
-    # In one private host: the scenario `default` makes what the others stand on. What molecule keeps of an earlier one is stale.
+    # Without systemd in a private host on this kernel; and on virtual machines, both when asked for by name.
+    yield from scenarios(runner, "here", ALONE)
+    yield from scenarios(runner, "machines" if runner.out is None else HOSTS[-1])
+    for name in HOSTS:  # of a run that was cut short
+        runner.run(["python", "tests/hosts/vm", "destroy", "molecule-" + name])
+
+
+def scenarios(runner, platform, before=()):
+    # The scenario `default` makes what the others stand on. What molecule keeps of an earlier run is stale.
     for old in glob.glob(os.path.join(ROOT, "build", "ansible", "tmp", "molecule.*")):
         shutil.rmtree(old)
-    status, text = runner.run([*ALONE, "molecule", "test", "--all", "--report"], NO_COLOR="1")
+    status, text = runner.run([*before, "molecule", "test", "--all", "--report"], NO_COLOR="1", BULKHEAD_PLATFORM=platform)
     failures = {}  # of each scenario; one that others stand on has several rows
     for name, failed in re.findall(r"^(\S+) +: actions=.* failed=(\d+)", text.rpartition("SCENARIO RECAP")[2], re.M):
         failures[name] = failures.get(name, 0) + int(failed)
     for name, failed in failures.items():
-        yield "molecule " + name, int(not failed), int(failed > 0)
+        yield "molecule %s on %s" % (name, platform), int(not failed), int(failed > 0)
     if status and not any(failures.values()):
-        yield "molecule", 0, 1
+        yield "molecule on " + platform, 0, 1
 
 
 def bench(runner):
@@ -176,9 +192,10 @@ STAGES = {
     "sanity": (sanity, "."), "lint": (lint, "."), "unit": (unit, "tests/unit"),
     "integration": (integration, "tests/integration/targets"), "system": (system, "tests/system"),
     "layers": (layers, "tests/system"), "fallbacks": (fallbacks, "tests/system"),
-    "molecule": (molecule, "extensions/molecule"), "torture": (torture, "tests/torture"), "bench": (bench, "tests/bench"),
+    "molecule": (molecule, "extensions/molecule"), "hosts": (hosts, "tests/hosts"),
+    "torture": (torture, "tests/torture"), "bench": (bench, "tests/bench"),
 }
-TEST = ["lint", "unit", "sanity", "layers", "integration", "system", "fallbacks", "molecule", "torture"]  # cheap first
+TEST = ["lint", "unit", "sanity", "layers", "integration", "system", "fallbacks", "hosts", "molecule", "torture"]  # cheap first
 
 
 def main():

@@ -169,3 +169,7 @@ class Machine:
         if os.path.exists(self.process.path("control")):
             secure_shell("ssh_config", ["-o", "ControlPath=control", "-O", "exit", self.name], cwd=self.directory,
                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                os.unlink(self.process.path("control"))  # its process may have ended without
+            except FileNotFoundError:
+                pass

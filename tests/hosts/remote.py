@@ -1,0 +1,106 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a test does with a test host: commands as root, the engine without Ansible, and the host's own misfortunes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import tarfile
+import time
+
+import images
+import machine
+
+ROOT = os.path.dirname(os.path.dirname(images.HERE))
+TREE = "/root/bulkhead"  # on the host: plugins and tests of this checkout
+SUITES = {"debian12": "bookworm", "debian13": "trixie"}
+
+
+class Host:
+    """A host by its name; `name` says which Debian it is, and `machine` is the virtual machine itself."""
+
+    def __init__(self, name, instance, **size):
+        self.name = name
+        self.machine = machine.Machine(instance)
+        self.machine.create(SUITES[name], **size)
+        self.reset()
+
+    def shell(self, line):
+        """The words of a command that runs a line of the shell there as root, by a connection of its own."""
+        return ["ssh", "-F", self.machine.process.path("ssh_config"), self.machine.name, "sudo sh -c " + shlex.quote(line)]
+
+    def attempt(self, command, data=None, patience=300):
+        """(exit status, output, errors) of a command of the shell, or of a list of words, as root."""
+        line = command if isinstance(command, str) else shlex.join(command)
+        binary = isinstance(data, bytes)
+        ended = self.machine.ssh("sudo sh -c " + shlex.quote(line), input=data or (b"" if binary else ""),
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=not binary, timeout=patience)
+        return ended.returncode, ended.stdout, ended.stderr
+
+    def run(self, command, data=None, patience=300):
+        """Its output; it must succeed."""
+        status, output, errors = self.attempt(command, data, patience)
+        assert status == 0, "%s: exit status %d\n%s%s" % (command, status, output, errors)
+        return output
+
+    def python(self, source, *words, patience=300):
+        """What a program of Python prints, run as root where `import drive` gives the engine."""
+        return self.run(["env", "PYTHONPATH=%s/tests/system" % TREE, "python3", "-", *words], source, patience)
+
+    def converge(self, noun, check=False, patience=300, **options):
+        """What the module would answer: changed, actions, diff, …; `error` when it is refused (tests/system/drive.py)."""
+        words = ["python3", TREE + "/tests/system/drive.py", noun, json.dumps(options)] + ["check"] * check
+        return json.loads(self.run(words, patience=patience))
+
+    def bring(self):
+        """The tree of this checkout, as it is now."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as target:
+            for folder in ("plugins", "tests"):
+                target.add(os.path.join(ROOT, folder), folder, filter=lambda item: None if "__pycache__" in item.name else item)
+        self.run("rm -rf %s; mkdir -p %s; tar -C %s -xzf -" % (TREE, TREE, TREE), archive.getvalue())
+
+    # What may happen to a host
+
+    def reset(self):
+        """Clean and running, with the tree."""
+        self.machine.reset()
+        self.bring()
+
+    def boot_id(self):
+        return self.run("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def reboot(self, settled=True):
+        """It reboots itself; return when it is there again, and (settled) when all that starts at boot has ended."""
+        before = self.boot_id()
+        self.attempt("systemctl reboot")
+        self.machine.forget_connection()
+        end = time.monotonic() + machine.BOOT
+        while machine.await_login(self.machine.process, self.machine.name) == before:
+            assert time.monotonic() < end, "%s does not reboot" % self.name
+            time.sleep(0.5)
+        if settled:
+            self.settle()
+
+    def poweroff(self):
+        """The power is cut."""
+        self.machine.kill()
+
+    def start(self, settled=True):
+        """It boots from its disk."""
+        self.machine.start()
+        if settled:
+            self.settle()
+
+    def settle(self):
+        """Wait for the end of the boot; return how systemd finds itself: running, or degraded when a unit failed."""
+        return self.attempt("systemctl is-system-running --wait")[1].strip()
+
+    def destroy(self):
+        self.machine.destroy()
