@@ -209,6 +209,21 @@ def test_drift_is_mended(machine):
     assert "mine.conf sets it too, and would win at the next boot" in machine.refuse(**declared)
 
 
+def test_settings_for_an_earlier_slice_of_the_name(machine):
+    machine.systemd.start(UNIT)
+    machine.systemd.set_property(UNIT, "CPUQuota=10%")
+    machine.systemd.stop(UNIT)
+    machine.twice(cpu_max="20%")
+    assert machine.kernel("cpu.max") == "20000 100000" and not machine.systemd.drop_ins(UNIT)
+    machine.systemd.stop(UNIT)
+    os.makedirs("%s/%s.d" % (machine.systemd.units, UNIT))
+    machine.systemd.put("%s/%s.d" % (machine.systemd.units, UNIT), "mine.conf", "[Slice]\nCPUQuota=20%")
+    assert machine.twice(cpu_max="20%")[0] == "create cgroup " + NAME
+    machine.systemd.stop(UNIT)
+    with pytest.raises(BulkheadError, match="the kernel has 20000 100000. Look at .*mine.conf"):
+        machine.converge(name=NAME, cpu_max="30%")
+
+
 def test_a_killed_run_is_brought_to_its_end(machine):
     machine.twice(memory_max="1M")
     with open(machine.systemd.units + "/" + UNIT, "w", encoding="utf-8") as stream:  # written, and no more

@@ -100,7 +100,7 @@ class Slice(_Present):
     def __init__(self, host, trees, spec, plan, found, own, told):
         super().__init__(host, trees, spec, plan, found, own)
         self.told, self.unit = told, systemctl.slice_unit(spec.name)
-        self.sets, self.done, self.error = [], False, None
+        self.sets, self.declares, self.done, self.error = [], set(), False, None
         self.old = self.new = self.words = self.back = None  # texts of the unit file; what set-property is told, forth and back
 
     def plan_all(self, claim=None):
@@ -184,8 +184,8 @@ class Slice(_Present):
         self.new = slices.render(systemctl.MADE, self.name, after)
         touched = {name for limit, wanted in self.sets for name in slices.properties(limit)}
         touched.update(name for name in set(before) | set(after) if before.get(name) != after.get(name))
-        declares = {name for key, limit, value in declared for name in slices.properties(limit)}
-        touched.update(self._overridden(declares, touched))
+        self.declares = {name for key, limit, value in declared for name in slices.properties(limit)}
+        touched.update(self._overridden(self.declares, touched))
         if {"CPUQuota", "CPUQuotaPeriodSec"} & touched:
             touched.update(("CPUQuota", "CPUQuotaPeriodSec"))
         self.words, self.back = (slices.changes(sorted(touched), values) for values in (after, before))
@@ -224,7 +224,7 @@ class Slice(_Present):
             if "/system.control/%s.d/" % self.unit in path:
                 name = os.path.basename(path)[len("50-"):-len(".conf")]
                 found.update({name} & declared)
-            elif touched & declared:
+            elif self.found and touched & declared:  # of a slice that does not run, it shows after the start
                 try:
                     with open(path, encoding="utf-8", errors="surrogateescape") as stream:
                         there = set(slices.read(stream.read())) & touched & declared
@@ -255,6 +255,8 @@ class Slice(_Present):
         if self.own:
             self.host.claims.begin(NOUN, self.name)
         systemctl.write(self.host, self.unit, self.new)
+        if not self.found:  # somebody's settings for an earlier slice of the name
+            systemctl.remove_settings(self.host, self.unit, self.declares)
 
     def look(self):
         """After the start: is it there? The claim is completed."""
@@ -272,8 +274,9 @@ class Slice(_Present):
         if limit.keyed:
             now = declared_part(now, wanted, limit.default, False)[0]
         if now != wanted:
-            raise BulkheadError("Cannot set %s of %s: systemd was told %s, and the kernel has %s. Look at journalctl -u %s." % (
-                limit.file, self.name, _words(limit, wanted), _words(limit, now), self.unit))
+            drop_ins = systemctl.show(self.host, [self.unit])[self.unit]["DropInPaths"]
+            raise BulkheadError("Cannot set %s of %s: systemd was told %s, and the kernel has %s. Look at %s." % (
+                limit.file, self.name, _words(limit, wanted), _words(limit, now), drop_ins or "journalctl -u " + self.unit))
 
     def undo(self):
         """The unit file and the limits as they were."""
