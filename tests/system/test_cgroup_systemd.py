@@ -175,9 +175,9 @@ def test_drift_is_mended():
 
 
 def test_freeze_and_thaw():
-    twice(frozen=True)
-    pid = workload()
-    assert read(GROUP + "/cgroup.freeze") == "1"
+    twice()
+    pid = workload()  # a frozen slice takes no new units
+    assert twice(frozen=True) == ["freeze " + NAME] and read(GROUP + "/cgroup.freeze") == "1"
     assert twice(frozen=False) == ["thaw " + NAME]
     assert twice(frozen=True, pids_max=50) == ["set pids.max of " + NAME, "freeze " + NAME]
     assert "frozen 1" in read("/sys/fs/cgroup" + told("t-workload.service", "ControlGroup") + "/cgroup.events")

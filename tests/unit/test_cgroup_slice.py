@@ -326,6 +326,16 @@ def many(count, recorded=None, **limits):
     return {"noun": Many, "parts": [("s%d" % number, limits, recorded) for number in range(count)]}
 
 
+def test_one_property_that_is_two_options(machine):
+    parts = [{"cpu_idle": True}, {"cpu_weight": 300}, {"cpu_idle": True}, {"pids_max": 5}]
+    for recorded, limits, text in zip([None] + parts, parts, ["idle", "300", "idle", None]):
+        outcome = machine.converge(noun=Many, parts=[("s", limits, recorded)])
+        assert outcome.changed and not outcome.errors
+        assert slices.read(machine.systemd.file("bulkhead-s.slice")).get("CPUWeight", [None]) == [text]
+        assert not machine.converge(noun=Many, parts=[("s", limits, recorded)]).changed
+    assert machine.kernel("cpu.idle", "bulkhead-s.slice") == "0"
+
+
 def test_many_are_few_processes(machine):
     assert machine.converge(**many(60, memory_max="1M", pids_max=5)).changed
     assert machine.verbs() == ["show", "start", "show"]

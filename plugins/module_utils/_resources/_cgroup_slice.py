@@ -131,8 +131,10 @@ class Slice(_Present):
             self.plan.record(NOUN, name, spec.options, merge=True)
 
     def _with_defaults(self, settings):
+        """Without those whose property says something else now: cpu_weight and cpu_idle are one."""
+        declared = {name for limit, value in self.spec.settings.values() for name in slices.properties(limit)}
         return {key: (limit, value) for key, (limit, value) in super()._with_defaults(settings).items()
-                if key in self.spec.settings or slices.properties(limit)}
+                if key in self.spec.settings or slices.properties(limit) and not declared.intersection(slices.properties(limit))}
 
     def _refuse(self, limit, value, version):
         text = slices.refusal(limit, value, version)

@@ -147,12 +147,17 @@ def path(host, unit):
 
 
 def read(host, unit):
-    """The text of a unit file of ours (or of somebody who chose the same name), None when there is none."""
-    try:
-        with open(path(host, unit), encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    """The text of a unit file of ours (or of somebody who chose the same name), None when there is none. Read once per run."""
+    known = host.cached("systemd files", dict)
+    if unit not in known:
+        try:
+            descriptor = os.open(path(host, unit), os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            known[unit] = None
+        else:
+            with os.fdopen(descriptor, "rb") as stream:
+                known[unit] = stream.read().decode("utf-8", "surrogateescape")
+    return known[unit]
 
 
 def write(host, unit, text):
@@ -177,6 +182,7 @@ def write(host, unit, text):
         _unlink(partial)
         raise
     host.units_changed = True
+    host.cached("systemd files", dict)[unit] = text
     drop(host, unit)
     return True
 
@@ -185,6 +191,7 @@ def remove(host, unit):
     """Take a unit file away; returns whether there was one."""
     _unlink("%s/.%s.new" % (host.units, unit))  # of a run that was killed
     gone = _unlink(path(host, unit))
+    host.cached("systemd files", dict)[unit] = None
     if gone:
         host.units_changed = True
         drop(host, unit)
