@@ -59,6 +59,7 @@ class Systemd:
         self.calls, self.active, self.loaded, self.frozen = [], {}, {}, set()
         self.fail = self.fail_unit = None  # a word of a command line that makes it fail; a unit whose properties cannot be set
         self.make(root)
+        self.put(root, "cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc")
 
     def make(self, path):
         os.makedirs(path, exist_ok=True)

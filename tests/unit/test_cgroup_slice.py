@@ -16,9 +16,9 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host im
 from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel.mountinfo import Table
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import slices
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.cgroup import CgroupSpec
-from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError, Problems
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.limits import MAX, TABLE
-from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import cgroup
+from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import _cgroup_slice, cgroup
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -375,3 +375,26 @@ def test_a_quota_is_exact_or_refused(quota, period):
 @given(st.dictionaries(st.sampled_from(["MemoryMax", "CPUWeight", "IOReadBandwidthMax"]), st.lists(st.sampled_from(["1", "a b", "=x"]), min_size=1)))
 def test_a_unit_file_reads_back(values):
     assert slices.read(slices.render("# made by bulkhead", "a/b", values)) == values
+
+
+def test_the_delegated_subtree(machine):
+    top = machine.root + "/bulkhead.slice/bulkhead.service"
+    trees = machine.host().cgroups()
+    spec = CgroupSpec.from_options({"name": NAME, "driver": "cgroupfs"}, "", Problems())
+    assert not trees.delegated().exists(NAME) and trees.at(NAME) is trees
+    assert _cgroup_slice.chosen(trees, spec) is trees.at(NAME) is trees.delegated()
+    assert trees.join_files(NAME, "nginx") == [top + "/bulkhead/web/nginx/cgroup.procs"]  # known before it is there
+    assert "cpu" in trees.delegated().controllers and "hugetlb" not in trees.delegated().controllers
+    assert "which systemd does not hand on" in machine.refuse(driver="cgroupfs", hugetlb={"2MB": {"max": "4M"}})
+    check = machine.converge(True, name=NAME, driver="cgroupfs", hugetlb={"2MB": {"max": "4M"}}, allow_undelegated=True, max_depth=3)
+    assert check.joined("actions") == ["create cgroup " + NAME, "enable hugetlb for " + NAME, "set cgroup.max.depth of " + NAME,
+                                       "set hugetlb.2MB.max of " + NAME]
+    assert check.plans[0].records["cgroup", NAME][0]["driver"] == "cgroupfs" and check.plans[0].records["cgroup", NAME][0]["allow_undelegated"]
+    for name in ("keepers", "main/x"):
+        assert "is a place of our own" in machine.refuse(name=name, driver="cgroupfs")
+    machine.twice(memory_max="1M")
+    assert "it is there by driver systemd" in machine.refuse(driver="cgroupfs")
+    os.makedirs(top + "/bulkhead/other")
+    assert "it is there by driver cgroupfs" in machine.refuse(name="bulkhead/other", driver="systemd")
+    view = cgroup.show(machine.host(), "bulkhead/other")
+    assert view["driver"] == "cgroupfs" and view["paths"] == {"unified": top + "/bulkhead/other"}

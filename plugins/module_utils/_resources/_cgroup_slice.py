@@ -37,6 +37,8 @@ def chosen(trees, spec):
     if spec.name.split("/")[0] in subtree.RESERVED:
         raise BulkheadError("Cannot manage cgroup %s: %s is a place of our own in the delegated subtree. Choose another name." % (
             spec.name, spec.name.split("/")[0]))
+    if spec.state == "present":
+        trees.promised.add(spec.name)
     return trees.delegated(spec.allow_undelegated)
 
 

@@ -26,6 +26,7 @@ class SliceTrees(Trees):
     def __init__(self, host):
         super().__init__(host.cgroup, host.mounts())
         self.host = host
+        self.promised = set()  # names that this run makes in the delegated subtree
         systemctl.expect(host, [subtree.UNIT, systemctl.slice_unit("bulkhead")])
 
     def expect(self, names):
@@ -41,7 +42,7 @@ class SliceTrees(Trees):
 
     def at(self, name):
         """The trees that NAME lives in: the delegated subtree, or these."""
-        if name and name.split("/")[0] not in subtree.RESERVED and self.delegated().exists(name):
+        if name in self.promised or name and name.split("/")[0] not in subtree.RESERVED and self.delegated().exists(name):
             return self.delegated()
         return self
 
