@@ -20,7 +20,7 @@ import images
 import qemu
 
 COPY = "/build/ansible_collections/bulkhead/isolation"  # of a checkout, on which Ansible's tools work
-BOOT = 240  # seconds, emulated, with the cores of the machine in use
+BOOT = 600  # seconds: an emulated boot takes 30 to 50, and many times that with the cores of the machine in use
 
 
 def place():
