@@ -45,10 +45,18 @@ def join(host):
     if not host.aside:
         return False
     try:
-        return _join(host, pin(host)) if nsfs.look(pin(host), "mnt").alive else _join(host, host.proc + "/1/ns/mnt")
+        moved = nsfs.look(pin(host), "mnt").alive and _join(host, pin(host))
+        if inside(host) and _whole(host):
+            return moved
+        return _join(host, host.proc + "/1/ns/mnt") or moved
     except OSError as exc:
         raise BulkheadError("Cannot join the mount namespace of the engine: %s. Run this as root of the host itself, where pid 1 is its systemd."
                             % reason(exc)) from exc
+
+
+def _whole(host):
+    """Is it /run/bulkhead of the host that we see here? Without that it is nothing to go on with, and is made anew."""
+    return nsfs.identity(host.state) == nsfs.identity("%s/1/root%s" % (host.proc, host.state))
 
 
 def _join(host, path):
@@ -89,7 +97,7 @@ def _directory():
 def make(host):
     """Make it, pin it last, and join it. Under the lock, among the mounts of pid 1, where /run/bulkhead is a private one."""
     path = "%s/%s" % (host.state, NAME)
-    nsfs.unpin(path)  # the file that a killed run has left
+    nsfs.unpin(path)  # one that was no longer whole, or the file that a killed run has left
     floor = nsfs.mount_id(host.proc + "/self/ns/mnt")
     nsfs.child({}, lambda: nsfs.unshare_mounts(floor, host.proc), lambda pid: nsfs.make_pin("%s/%d/ns/mnt" % (host.proc, pid), path))
     join(host)

@@ -35,10 +35,8 @@ def ensure(host):
 
     Returns whether that took us aside (`aside.py`), where what was planned before has to be planned again.
     """
-    # Without its copy of /run/bulkhead it is nothing to go on with: what is mounted there now would show on the host.
-    moved = host.aside and not (aside.inside(host) and host.mounts().top(host.state))
+    moved = host.aside and not aside.inside(host)
     if moved:
-        aside.remove(host)
         _ensure_part(host, *parts(host)[0])
         aside.make(host)
     for part in parts(host):
