@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -95,13 +96,15 @@ class Process:
         """What a power cut does: what the guest has not flushed to its disk is lost."""
         pid = self.pid()
         if pid:
-            os.kill(pid, signal.SIGKILL)
-            while self.pid():
-                try:
-                    os.waitpid(pid, os.WNOHANG)  # when it is our own child
-                except ChildProcessError:
-                    pass
-                time.sleep(0.01)
+            process = os.pidfd_open(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+                select.select([process], [], [])  # until it has ended: until then it has its disk locked
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass  # it is not our own child
+            finally:
+                os.close(process)
         for name in ("pid", "qmp"):
             try:
                 os.unlink(self.path(name))
