@@ -146,13 +146,11 @@ class Machine:
         self.forget_connection()
         self.process.kill()
 
-    def stop(self, patience=90):
+    def stop(self, patience=300):
         """Ask it to power off, and cut its power when it does not."""
         if self.is_running():
             self.process.tell(("system_powerdown",))
-            end = time.monotonic() + patience
-            while self.is_running() and time.monotonic() < end:
-                time.sleep(0.1)
+            self.process.end(patience)
         self.kill()
 
     def destroy(self):

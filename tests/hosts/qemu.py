@@ -94,12 +94,17 @@ class Process:
 
     def kill(self):
         """What a power cut does: what the guest has not flushed to its disk is lost."""
+        self.end(0)
+
+    def end(self, patience):
+        """Wait until it has ended, and end it when that takes too long. Until it has, it has its disk locked."""
         pid = self.pid()
         if pid:
             process = os.pidfd_open(pid)
             try:
-                os.kill(pid, signal.SIGKILL)
-                select.select([process], [], [])  # until it has ended: until then it has its disk locked
+                if not select.select([process], [], [], patience)[0]:
+                    os.kill(pid, signal.SIGKILL)
+                    select.select([process], [], [])
                 os.waitpid(pid, 0)
             except ChildProcessError:
                 pass  # it is not our own child
@@ -137,10 +142,7 @@ class Process:
                 raise Unable("Cannot save the state of a test host: QEMU says %s. See %s." % (status, self.path("qemu.log")))
             time.sleep(0.1)
         self.tell(("quit",))
-        end = time.monotonic() + 30
-        while self.pid() and time.monotonic() < end:
-            time.sleep(0.05)
-        self.kill()
+        self.end(30)
 
 
 def ask(stream, name, words=None):
