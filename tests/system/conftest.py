@@ -11,10 +11,22 @@ import sys
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:0] = [HERE, os.path.dirname(HERE) + "/hosts/effects"]
 
 import drive  # noqa: E402
 import leftovers  # noqa: E402
+import record  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "proves(capability): the row of docs/support.md that stands on this test")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    record.report(item, call, outcome.get_result().outcome)
 
 
 if not os.path.isdir("/run/systemd/system"):
