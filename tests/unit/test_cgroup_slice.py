@@ -262,8 +262,9 @@ def test_what_systemd_does_not_bring_about_is_an_error(machine, monkeypatch):
 
 def test_foreign_slices(machine):
     machine.systemd.start("other.slice")
+    machine.systemd.put(machine.systemd.directory("other.slice"), "cgroup.procs", "4711")
     assert "was not made by Bulkhead" in machine.refuse(name="other", pids_max=5)
-    assert "was not made by Bulkhead" in machine.refuse(name="other", state="absent")
+    assert "was not made by Bulkhead" in machine.refuse(name="other", state="absent", kill=True)
     assert machine.twice(name="other", pids_max=5, force=True) == ["set pids.max of other"]
     machine.systemd.put(machine.systemd.units, "mine.slice", "[Slice]\nTasksMax=4")
     assert "was not made by Bulkhead" in machine.refuse(name="mine", pids_max=5)
@@ -284,6 +285,18 @@ def test_removal(machine):
     machine.systemd.put(machine.systemd.directory(UNIT), "cgroup.procs", "4711")
     assert "1 processes live in it (4711)" in machine.refuse(state="absent")
     assert machine.converge(True, name=NAME, state="absent", kill=True).joined("actions") == ["kill the processes of " + NAME, "remove cgroup " + NAME]
+
+
+def test_parents_come_and_go_with_what_is_below(machine):
+    machine.twice(name="bulkhead/a/b/c")
+    assert machine.twice(name="bulkhead/a", pids_max=5) == ["set pids.max of bulkhead/a"]
+    assert machine.twice(name="bulkhead/a/b", state="absent") == []
+    machine.twice(name="bulkhead/a/b/c", state="absent")
+    assert sorted(machine.systemd.active) == ["bulkhead-a.slice", "bulkhead.slice"]
+    machine.twice(name="bulkhead/a", state="absent")
+    machine.twice(name="x/y/z")
+    machine.twice(name="x/y/z", state="absent")
+    assert sorted(machine.systemd.active) == ["bulkhead.slice"]
 
 
 def test_the_slice_of_all_stays(machine):

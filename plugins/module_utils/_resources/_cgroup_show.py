@@ -34,7 +34,7 @@ def show(host, name):
     view = {"name": name, "state": "present", "driver": trees.driver, "mode": trees.mode, "owned": owned(host, name, found),
             "paths": {key: trees.path(name, key) for key in found}, "raw": {}}
     if trees.driver == "systemd":
-        from ._cgroup_slice import describe
+        from ._cgroup_units import describe
 
         view.update(describe(host, name))
     for option, limit in TABLE.items():

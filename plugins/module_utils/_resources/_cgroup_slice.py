@@ -18,6 +18,7 @@ from .._model import slices
 from .._model.errors import BulkheadError
 from .._model.limits import MAX
 from .._supervisor import subtree, systemctl
+from ._cgroup_units import nobodys, ours, owned
 from ._cgroup_values import by_number, declared_part, shown
 from .cgroup import NOUN, _Present
 
@@ -42,37 +43,6 @@ def chosen(trees, spec):
     return trees.delegated(spec.allow_undelegated)
 
 
-def ours(host, name):
-    """Is there a unit file of ours for a cgroup?"""
-    return (systemctl.read(host, systemctl.slice_unit(name)) or "").startswith(systemctl.MADE)
-
-
-def owned(host, name, found):
-    """A slice is ours by its unit file; one without by the claim that was made with it (somebody removed the file)."""
-    if ours(host, name):
-        return True
-    claim = host.claims.read(NOUN, name)
-    identity = claim.get("identity") if claim else None
-    return claim is not None and (identity is None or identity.get(UNIFIED) == found.get(UNIFIED))
-
-
-def units(host):
-    """The names of the cgroups that there are unit files of ours for."""
-    try:
-        entries = os.listdir(host.units)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    names = [systemctl.slice_name(entry) for entry in sorted(entries) if entry.endswith(".slice") and not entry.startswith(".")]
-    return [name for name in names if ours(host, name)]
-
-
-def describe(host, name):
-    """What `cgroup_info` tells of a slice beside the kernel's view."""
-    unit = systemctl.slice_unit(name)
-    told = systemctl.show(host, [unit])[unit]
-    return {"unit": unit, "unit_file": told["FragmentPath"] or None, "drop_ins": told["DropInPaths"].split()}
-
-
 def plan(host, trees, spec, plan):
     """See `cgroup.plan`."""
     found = trees.exists(spec.name)
@@ -83,7 +53,7 @@ def plan(host, trees, spec, plan):
         return
     unit = systemctl.slice_unit(spec.name)
     told = systemctl.show(host, [unit])[unit]
-    own = not found or unit == SHARED or owned(host, spec.name, found)
+    own = not found or unit == SHARED or owned(host, spec.name, found) or nobodys(host, trees, spec.name)
     foreign = told["FragmentPath"] not in ("", systemctl.path(host, unit))
     if foreign:
         raise BulkheadError("Cannot change cgroup %s: %s is the unit file of %s, which is not of Bulkhead. Use systemctl set-property." % (

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 
-from .._kernel.cgroupfs import UNIFIED, write
+from .._kernel.cgroupfs import UNIFIED, nested, read, write
 from .._model import slices
 from .._model.errors import BulkheadError
 from .._supervisor import systemctl
 from ._cgroup_acts import refuse_own
-from ._cgroup_slice import SHARED, ours, owned, set_live
+from ._cgroup_slice import SHARED, set_live
+from ._cgroup_units import nobodys, ours, owned
 from .cgroup import NOUN, names, whole
 
 PATIENCE = 10.0  # seconds for systemd to move a process
@@ -68,6 +69,8 @@ def plan_absent(host, trees, spec, plan, found):
                 plan.differ("state", "present", "absent")
             plan.add("remove cgroup %s" % name if mine else "forget cgroup %s" % name, lambda: _remove(host, name, None, False))
         return
+    if not mine and claim is None and not spec.force and nobodys(host, trees, name):
+        return  # there for others below it, or for no one
     below = [each for each in host.cached((NOUN, None), lambda: names(host)) if each.startswith(name + "/") and trees.at(each) is trees]
     if below:
         raise BulkheadError("Cannot remove cgroup %s: it holds the cgroup %s. Remove that first." % (name, below[0]), below=below)
@@ -133,8 +136,21 @@ def _stop(host, gone):
     for name, unit, path, frozen in gone:
         if name not in left:
             host.claims.drop(NOUN, name)
+    _stop_parents(host, [(name, path) for name, unit, path, frozen in gone if path])
     if left:
         raise BulkheadError("Cannot remove cgroup %s: something lives in it still. Stop that, and run again." % ", ".join(left[:5]), left=left)
+
+
+def _stop_parents(host, gone):
+    """Those that systemd has made up for what is gone, and that hold nothing any more: it does not stop them by itself."""
+    level = gone
+    while level:
+        level = sorted({(name.rpartition("/")[0], os.path.dirname(path)) for name, path in level if "/" in name})
+        level = [(name, path) for name, path in level if name != "bulkhead" and os.path.isdir(path) and not nested(path)
+                 and not read(path + "/cgroup.procs").strip() and systemctl.read(host, systemctl.slice_unit(name)) is None]
+        told = systemctl.show(host, [systemctl.slice_unit(name) for name, path in level])
+        level = [(name, path) for name, path in level if not told[systemctl.slice_unit(name)]["FragmentPath"]]
+        systemctl.stop(host, *[systemctl.slice_unit(name) for name, path in level])
 
 
 def _forget_settings(host, unit):

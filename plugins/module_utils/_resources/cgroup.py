@@ -22,6 +22,10 @@ def parse(options, path, problems):
     return CgroupSpec.from_options(options, path, problems)
 
 
+def find(host, specs):
+    host.cgroups().expect([spec.name for spec in specs])
+
+
 def plan(host, spec, plan):
     """The steps for one Spec. Everything that can be refused is refused here, before the first of them."""
     trees = host.cgroups()
@@ -53,7 +57,7 @@ def plan(host, spec, plan):
 def owned(host, name, found):
     """Is what exists what we made? A directory made anew by somebody else has another inode."""
     if host.cgroups().at(name).driver == "systemd":
-        from ._cgroup_slice import owned as ours
+        from ._cgroup_units import owned as ours
 
         return ours(host, name, found)
     return _owns(host.claims.read(NOUN, name), found)
@@ -348,7 +352,7 @@ def names(host):
     """The cgroups that we made and that are there."""
     known = host.claims.names(NOUN)
     if host.systemd:
-        from ._cgroup_slice import units
+        from ._cgroup_units import units
 
         known = sorted(set(known).union(units(host)))
         host.cgroups().expect(known)
