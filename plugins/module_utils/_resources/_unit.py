@@ -17,7 +17,7 @@ from .._supervisor.common import Unit
 
 # Which option a key of the entry's spec comes from: a difference there needs a restart of what runs.
 OPTION = {"namespaces": "namespace", "pid_namespace": "namespace", "die_with_parent": "namespace", "unshare_cgroup": "namespace",
-          "group": "cgroup", "ambient": "ambient_capabilities"}
+          "slice": "cgroup", "ambient": "ambient_capabilities"}
 NOT_COMPARED = ("name", "started", "stdin")
 
 

@@ -30,7 +30,14 @@ __all__ = ("NOUN", "expand", "find", "info", "names", "parse", "plan", "result",
 
 def find(host, specs):
     """What is asked about each is asked at once."""
-    host.cgroups().expect([PREFIX + spec.key for spec in specs] + [PREFIX + name for name in names(host) if specs.policy["purge"]])
+    _expect(host, [spec.key for spec in specs] + [name for name in names(host) if specs.policy["purge"]])
+    service.expect(host, [each.name for spec in specs for each in spec.services])
+
+
+def _expect(host, keys):
+    host.cgroups().expect([PREFIX + key for key in keys])
+    wanted = set(keys)
+    service.expect(host, [name for name in _all_services(host) if name.partition("/")[0] in wanted])
 
 
 def expand(host, specs):
@@ -212,8 +219,11 @@ def _part(plan_it, host, spec):
 
 def _services(host, name):
     """The services of a sandbox that exist, as `web/nginx`."""
-    everything = host.cached("service names", lambda: service.names(host))
-    return [each for each in everything if each.startswith(name + "/")]
+    return [each for each in _all_services(host) if each.startswith(name + "/")]
+
+
+def _all_services(host):
+    return host.cached("service names", lambda: service.names(host))
 
 
 def _refuse_visitors(host, name, verb, kill):
@@ -276,7 +286,7 @@ def names(host):
 def result(host, params, outcome):
     """Whole where something changed; an unchanged one by its name, for reading all of it costs more than comparing it."""
     shown, known = [], set(names(host))
-    host.cgroups().expect([PREFIX + plan.key for plan in outcome.plans if plan.changed or plan.error is not None])
+    _expect(host, [plan.key for plan in outcome.plans if plan.changed or plan.error is not None])
     for plan in outcome.plans:
         if plan.changed or plan.error is not None:
             whole = show(host, plan.key, host.healthy.get)
@@ -289,5 +299,5 @@ def result(host, params, outcome):
 
 def info(host, params):
     wanted = params.get("names") or names(host)
-    host.cgroups().expect([PREFIX + name for name in wanted])
+    _expect(host, wanted)
     return {"sandboxes": [shown for shown in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if shown]}

@@ -23,6 +23,11 @@ def parse(options, path, problems):
     return ServiceSpec.from_options(options, path, problems)
 
 
+def expect(host, wanted):
+    """These are going to be asked about."""
+    pick(host).expect(host, wanted)
+
+
 class Found:
     """What is there of a service: ``files`` as rendered (None: nothing), ``status`` as its supervisor tells it."""
 
@@ -333,6 +338,7 @@ def result(host, params, outcome):
 def info(host, params):
     """What the _info module returns."""
     wanted = [params["name"]] if params.get("name") else names(host)
+    expect(host, wanted)
     return {"services": [shown for shown in (show(host, name, check(host, name)) for name in wanted) if shown is not None]}
 
 

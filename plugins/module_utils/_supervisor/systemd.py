@@ -31,6 +31,8 @@ _RESERVED = "bulkhead-restore.service"  # see boot.py
 _AGAIN = {"no": "Restart=no\n", "always": "Restart=always\nRestartSec=1\n",
           # an end by one of these signals is a clean one to systemd, but not status 0
           "on-failure": "Restart=on-failure\nRestartSec=1\nRestartForceExitStatus=SIGHUP SIGINT SIGTERM SIGPIPE\n"}
+_EXIT = "98e322203f7a4ed290d09fe03c09fe15"  # of the message that a process of a unit has failed
+_KILLED = ("2", "3", "killed", "dumped")  # as systemctl and as the journal say it
 directory, started = common.directory, common.started
 
 
@@ -53,12 +55,12 @@ def render(host, unit, dump):
     """{name: text}: the files of its directory, and WANTED, LOADED and UNIT. Needs nothing of the host but the places of its tools."""
     home = directory(host, unit.name)
     group = unit.group and systemctl.slice_unit(unit.group)
-    spec = dict(unit.spec, started=home + "/started.json", notify=True, group=group)
+    spec = dict(unit.spec, started=home + "/started.json", notify=True, slice=group)
     if unit.pid_pin:
         spec["namespaces"] = dict(spec["namespaces"], pid=unit.pid_pin)
     files = {"spec.json": dump(spec), "options.json": dump(unit.options), LOADED: "", UNIT: _unit(host, unit, home, group)}
     if unit.health:
-        files["health.json"] = dump(dict(unit.health, group=None if unit.health.get("probe") else group))
+        files["health.json"] = dump(dict(unit.health, slice=None if unit.health.get("probe") else group))
     if unit.enabled and not unit.down:
         files[WANTED] = ""
     return files
@@ -127,10 +129,10 @@ def names(host):
     """The names of all services of which something is there."""
     found = common.names(host)
     for place in (host.units, "%s/%s.wants" % (host.units, TARGET)):
-        for entry_ in os.listdir(place) if os.path.isdir(place) else ():
-            name = systemctl.service_name(entry_)
-            if name and name not in found and entry_ != _RESERVED and not entry_.startswith("."):
-                if place != host.units or (systemctl.read(host, entry_) or "").startswith(systemctl.MADE):
+        for unit in os.listdir(place) if os.path.isdir(place) else ():
+            name = systemctl.service_name(unit)
+            if name and name not in found and unit != _RESERVED:
+                if place != host.units or (systemctl.read(host, unit) or "").startswith(systemctl.MADE):
                     found.add(name)
     return sorted(found)
 
@@ -141,9 +143,9 @@ def remains(host, name):
                                          or os.path.lexists(_wants(host, systemctl.service_unit(name))))
 
 
-def expect(host, services):
+def expect(host, names):
     """What is asked of one of them is asked of all."""
-    systemctl.expect(host, [systemctl.service_unit(name) for name in services])
+    systemctl.expect(host, [systemctl.service_unit(name) for name in names])
 
 
 def _shown(host, name, fresh=False):
@@ -233,28 +235,33 @@ def start(host, name, wait=PATIENCE):
         systemctl.start(host, unit)
     except BulkheadError as exc:
         raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since, exc.message))) from exc
-    pid = _shown(host, name, fresh=True)["MainPID"]
-    deadline = time.monotonic() + wait
-    while pid not in ("", "0") and _alive(host, pid):
+    shown = _shown(host, name, fresh=True)
+    pid, deadline = shown["MainPID"], time.monotonic() + wait
+    while shown["ActiveState"] == "active" and shown["NRestarts"] == "0" and _alive(host, pid):
         if common.exe(host, int(pid)) not in ("", host.state + "/bin/python3"):
             time.sleep(0.05)  # many a wrong configuration shows in the first moments
             if _alive(host, pid):
                 return
-            break
-        if time.monotonic() > deadline:
+        elif time.monotonic() > deadline:
             raise BulkheadError("Cannot start %s: its command did not run within %d s. Look at systemctl status %s." % (name, wait, unit))
         time.sleep(0.005)
     raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since)))
 
 
-def _ending(host, name, since, otherwise=""):
-    """Why it is not running, in its own words if it has said something since."""
+def _ending(host, name, since, otherwise=None):
+    """Why it is not running. By now it may have been started again, and then only the journal knows how it ended first.
+
+    An end with status 0 is in neither: such a unit is forgotten, and not worth a line.
+    """
     shown = _shown(host, name, fresh=True)
-    words = last_words(host, name, since)
-    if shown["ExecMainCode"] in ("", "0") and not words:
-        return otherwise.rstrip(".") or "it ended at once, and is being started again"
-    killed = shown["ExecMainCode"] in ("2", "3")  # CLD_KILLED, CLD_DUMPED
-    return common.ending(name, "-1" if killed else shown["ExecMainStatus"], shown["ExecMainStatus"], words)
+    words = last_words(host, name, since)  # first, for that has the journal complete
+    code, number = shown["ExecMainCode"], shown["ExecMainStatus"]
+    if code in ("", "0") or shown["NRestarts"] != "0":
+        told = json.loads(_journal(host, since, "json", "MESSAGE_ID=" + _EXIT, "UNIT=" + systemctl.service_unit(name)) or "{}")
+        code, number = told.get("EXIT_CODE"), told.get("EXIT_STATUS")
+        if code is None and otherwise:
+            return otherwise.rstrip(".")
+    return common.ending(name, "-1" if code in _KILLED else number or "0", number, words)
 
 
 def stop(host, name, timeout=10.0):
@@ -290,7 +297,7 @@ def remove(host, name, timeout=10.0, keep_log=True):
 def checking(host, name):
     """The words that run its health check: a command in a scope beside the service, a probe from where we are."""
     path = directory(host, name) + "/health.json"
-    group = json.loads(common.text(path) or "{}").get("group")
+    group = json.loads(common.text(path) or "{}").get("slice")
     words = entry.command(host, path)
     return _scope(group, "Health check of Bulkhead service %s" % name) + words if group else words
 
@@ -318,11 +325,15 @@ def log_file(host, name):
 
 def last_words(host, name, since=None):
     """The last line that it wrote, since a time where given, or ''."""
-    unit = systemctl.service_unit(name)
     host.run(["journalctl", "--quiet", "--sync"])
-    found = ["--since=@%d" % since] if since else []
-    lines = host.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1"] + found + ["_SYSTEMD_UNIT=" + unit])[1].strip()
-    return lines.splitlines()[-1].strip()[:300] if lines else ""
+    lines = _journal(host, since, "cat", "_SYSTEMD_UNIT=" + systemctl.service_unit(name)).splitlines()
+    return lines[-1].strip()[:300] if lines else ""
+
+
+def _journal(host, since, form, *matches):
+    """The newest entry of the journal that matches, '' when there is none."""
+    after = ["--since=@%.3f" % since] if since else []
+    return host.run(["journalctl", "--quiet", "--no-pager", "--output=" + form, "--lines=1"] + after + list(matches))[1].strip()
 
 
 def _unlink(path):
