@@ -317,8 +317,10 @@ def main(words):
         if name.startswith("test_") and (not words or any(word in name for word in words)):
             begun = time.monotonic()
             try:
-                test()
-                clean()
+                try:
+                    test()
+                finally:
+                    clean()
                 sys.stderr.write("ok   %s (%.0f s)\n" % (name, time.monotonic() - begun))
             except Exception:
                 failed += 1

@@ -136,7 +136,8 @@ class Systemd:
             active = unit in self.active
             values = {
                 "Id": unit, "ActiveState": "active" if active else "inactive", "LoadState": "loaded",
-                "FragmentPath": "%s/%s" % (self.units, unit) if text is not None else "", "DropInPaths": " ".join(drop_ins),
+                "FragmentPath": "%s/%s" % (self.units, unit) if text is not None else "",
+                "DropInPaths": " ".join('"%s"' % path.replace("\\", "\\\\") if "\\" in path else path for path in drop_ins),
                 "NeedDaemonReload": "yes" if active and text is not None and (text, drop_ins) != (self.file(unit), self.drop_ins(unit)) else "no",
                 "ControlGroup": self.directory(unit)[len(self.root):] if active and unit.endswith(".slice") else "",
                 "FreezerState": "frozen" if unit in self.frozen else "running"}

@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 from fake_systemd import DISK, NUMBER, Systemd  # noqa: E402
 
-NAME, UNIT = "bulkhead/web", "bulkhead-web.slice"
+NAME, UNIT = "bulkhead/w-b", "bulkhead-w\\x2db.slice"  # a name that is escaped
 
 # option: (declared, the kernel's text, the lines in the unit file)
 ROWS = {
@@ -240,7 +240,7 @@ def test_a_killed_run_is_brought_to_its_end(machine):
 
 def test_a_step_that_fails_takes_all_back(machine):
     machine.systemd.fail = "start"
-    with pytest.raises(BulkheadError, match="Cannot start bulkhead-web.slice: It was told to fail"):
+    with pytest.raises(BulkheadError, match="Cannot start bulkhead-w.x2db.slice: It was told to fail"):
         machine.converge(name=NAME, memory_max="1M")
     machine.systemd.fail = None
     assert not os.listdir(machine.systemd.units) and not machine.systemd.active and not machine.host().claims.names("cgroup")
@@ -280,7 +280,7 @@ def test_freeze(machine):
 def test_removal(machine):
     machine.twice()
     machine.twice(name=NAME + "/child")
-    assert "it holds the cgroup bulkhead/web/child" in machine.refuse(state="absent")
+    assert "it holds the cgroup bulkhead/w-b/child" in machine.refuse(state="absent")
     machine.twice(name=NAME + "/child", state="absent")
     machine.systemd.put(machine.systemd.directory(UNIT), "cgroup.procs", "4711")
     assert "1 processes live in it (4711)" in machine.refuse(state="absent")
@@ -396,7 +396,7 @@ def test_the_delegated_subtree(machine):
     spec = CgroupSpec.from_options({"name": NAME, "driver": "cgroupfs"}, "", Problems())
     assert not trees.delegated().exists(NAME) and trees.at(NAME) is trees
     assert _cgroup_slice.chosen(trees, spec) is trees.at(NAME) is trees.delegated()
-    assert trees.join_files(NAME, "nginx") == [top + "/bulkhead/web/nginx/cgroup.procs"]  # known before it is there
+    assert trees.join_files(NAME, "nginx") == [top + "/bulkhead/w-b/nginx/cgroup.procs"]  # known before it is there
     assert "cpu" in trees.delegated().controllers and "hugetlb" not in trees.delegated().controllers
     assert "which systemd does not hand on" in machine.refuse(driver="cgroupfs", hugetlb={"2MB": {"max": "4M"}})
     check = machine.converge(True, name=NAME, driver="cgroupfs", hugetlb={"2MB": {"max": "4M"}}, allow_undelegated=True, max_depth=3)

@@ -94,6 +94,10 @@ def test_what_is_known_ends_with_an_act_and_with_the_run(host):
         assert host.runner.calls[-1][1] == "show" and len(host.runner.calls) > asked
 
 
+def test_lists_are_quoted_where_they_have_a_backslash():
+    assert systemctl.words(r'/a/b.conf "/a/w\\x2db.slice.d/c.conf"') == ["/a/b.conf", r"/a/w\x2db.slice.d/c.conf"]
+
+
 def test_very_many_names_are_several_calls(host):
     units = ["%s%05d.slice" % ("x" * 100, number) for number in range(2000)]
     assert set(systemctl.show(host, units)) == set(units)

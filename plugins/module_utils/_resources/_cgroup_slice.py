@@ -194,7 +194,7 @@ class Slice(_Present):
     def _overridden(self, declared, touched):
         """The declared properties that somebody has set by `systemctl set-property`; other drop-ins are refused where they win."""
         found = set()
-        for path in self.told["DropInPaths"].split():
+        for path in systemctl.words(self.told["DropInPaths"]):
             if "/system.control/%s.d/" % self.unit in path:
                 name = os.path.basename(path)[len("50-"):-len(".conf")]
                 found.update({name} & declared)

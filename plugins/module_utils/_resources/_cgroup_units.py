@@ -50,4 +50,4 @@ def describe(host, name):
     """What `cgroup_info` tells of a slice beside the kernel's view."""
     unit = systemctl.slice_unit(name)
     told = systemctl.show(host, [unit])[unit]
-    return {"unit": unit, "unit_file": told["FragmentPath"] or None, "drop_ins": told["DropInPaths"].split()}
+    return {"unit": unit, "unit_file": told["FragmentPath"] or None, "drop_ins": systemctl.words(told["DropInPaths"])}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
 from .._model.errors import BulkheadError
 
@@ -101,6 +102,11 @@ def show(host, units, properties=()):
         for part in _parts(list(ask)):
             known.update(_show(host, part, PROPERTIES + tuple(word for word in wanted if word not in PROPERTIES)))
     return {unit: known[unit] for unit in units}
+
+
+def words(text):
+    """A property that is a list, such as DropInPaths, whose words are quoted where they have a backslash."""
+    return shlex.split(text)
 
 
 def drop(host, *units):
