@@ -13,14 +13,16 @@ author:
   - Bulkhead contributors (@bulkhead)
 description:
   - Runs a command in a root directory, in pinned namespaces and a cgroup, with little of root's power, and keeps it running
-    through C(runit).
+    through the host's systemd, or C(runit) where that is not the init.
+  - With systemd a service is the unit C(bulkhead-NAME.service), of a sandbox C(bulkhead-SANDBOX-SERVICE.service), whose main process
+    is the command itself. Its file is written whole by this module, and a change of it is found and mended. Drop-ins beside it are yours.
   - Options that the task does not name keep what an earlier task gave them, or else the default.
   - What of a change reaches a running process only by a restart is written, and announced in RV(restart_required), see O(on_change).
 extends_documentation_fragment:
   - bulkhead.isolation.attributes
   - bulkhead.isolation.attributes.change
 requirements:
-  - runit, and with a pid namespace tini, on the managed host
+  - systemd 246 or later, or runit, and with a pid namespace tini, on the managed host
   - libseccomp, unless O(seccomp=off)
 options:
   name:
@@ -155,23 +157,26 @@ options:
     type: str
   restart:
     description:
-      - Whether the supervisor starts the command again when it has ended, at most once a second.
+      - Whether the supervisor starts the command again when it has ended, at most once a second, and for as long as that goes on.
       - V(on-failure) does so unless it ended with status 0, and is the default.
+      - Whoever stops the unit or the service by hand has it stopped until the next run.
     type: str
     choices: ["no", "on-failure", "always"]
   log:
     description:
-      - What becomes of standard output and error. By default C(svlogd) keeps them in C(/var/log/bulkhead/NAME).
+      - What becomes of standard output and error. By default they are kept, by the journal with systemd (C(journalctl -u UNIT)),
+        else by C(svlogd) in C(/var/log/bulkhead/NAME).
+      - With the journal they are a socket, so a command cannot open C(/dev/stdout) anew; give it a file, or have it write to what it has open.
     type: dict
     suboptions:
       enabled:
         description: Whether anything is kept.
         type: bool
       max_size:
-        description: The size at which a file is rotated, such as V(1M).
+        description: The size at which a file is rotated, such as V(1M). The journal has limits of its own, and this is not used.
         type: str
       max_files:
-        description: How many rotated files are kept.
+        description: How many rotated files are kept. The same of the journal.
         type: int
   health:
     description:
@@ -205,7 +210,7 @@ options:
         type: str
   enabled:
     description:
-      - Whether C(bulkhead restore) starts it at boot. The default is V(true).
+      - Whether it is started at boot, by systemd after C(bulkhead restore), else by that. The default is V(true).
     type: bool
   on_change:
     description:
@@ -314,7 +319,7 @@ service:
       returned: when present
       type: int
     supervised_pid:
-      description: The process that the supervisor holds. It is the same, or the init that waits outside of a pid namespace.
+      description: The process that the supervisor holds. It is the same, or with runit the init that waits outside of a pid namespace.
       returned: when present
       type: int
     since:
@@ -327,7 +332,7 @@ service:
       type: list
       elements: str
     log_file:
-      description: Where the newest lines of its log are. None when nothing is kept.
+      description: Where the newest lines of its log are. None when nothing is kept, and where the journal has it.
       returned: when present
       type: str
     command:

@@ -65,7 +65,7 @@ services:
       returned: when present
       type: int
     supervised_pid:
-      description: The process that the supervisor holds. It is the same, or the init that waits outside of a pid namespace.
+      description: The process that the supervisor holds. It is the same, or with runit the init that waits outside of a pid namespace.
       returned: when present
       type: int
     since:
@@ -78,7 +78,7 @@ services:
       type: list
       elements: str
     log_file:
-      description: Where the newest lines of its log are. None when nothing is kept.
+      description: Where the newest lines of its log are. None when nothing is kept, and where the journal has it.
       returned: when present
       type: str
     command:

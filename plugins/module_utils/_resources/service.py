@@ -142,6 +142,11 @@ class _Plan:
             plan.add("start service %s" % name, self._start, self._stop)
 
     def _differ(self, before):
+        log = self.spec.raw.get("log")
+        unused = [key for key in ("max_size", "max_files") if isinstance(log, dict) and log.get(key) is not None]
+        if unused and self.supervisor.log_file(self.host, self.name) is None:
+            self.plan.warn("The log of service %s is in the journal of this host, whose own limits hold: log.%s is not used." % (
+                self.name, " and log.".join(unused)))
         for key in DEFAULTS:
             old, new = before.get(key), self.options[key]
             if old != new and not (not before and new in (None, [], {})):
