@@ -390,6 +390,12 @@ def test_a_unit_file_reads_back(values):
     assert slices.read(slices.render("# made by bulkhead", "a/b", values)) == values
 
 
+def test_systemd_with_cgroup_v1_is_refused(machine):
+    machine.table = Table("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:9 / %(r)s rw - tmpfs tmpfs rw\n"
+                          "3 2 0:9 / %(r)s/memory rw - cgroup cgroup rw,memory\n" % {"r": machine.root})
+    assert "systemd has cgroup v1 here, in mode v1" in machine.refuse(memory_max="1M")
+
+
 def test_the_delegated_subtree(machine):
     top = machine.root + "/bulkhead.slice/bulkhead.service"
     trees = machine.host().cgroups()

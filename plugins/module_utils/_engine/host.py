@@ -80,13 +80,14 @@ class Host:
         return self.cached("cgroups", self._read_cgroups)
 
     def _read_cgroups(self):
-        if self.systemd:
+        from .._kernel import cgroupfs
+
+        trees = cgroupfs.Trees.read(self)
+        if self.systemd and trees.mode == "unified":
             from .._supervisor import slices
 
             return slices.SliceTrees(self)
-        from .._kernel import cgroupfs
-
-        return cgroupfs.Trees.read(self)
+        return trees
 
     @property
     def aside(self):

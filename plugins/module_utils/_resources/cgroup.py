@@ -34,6 +34,9 @@ def plan(host, spec, plan):
     if host.systemd:
         from . import _cgroup_slice
 
+        if trees.mode != "unified":
+            raise BulkheadError("Cannot manage cgroup %s: systemd has cgroup v1 here, in mode %s. Boot the host with "
+                                "systemd.unified_cgroup_hierarchy=1." % (spec.name, trees.mode))
         trees = _cgroup_slice.chosen(trees, spec)
         if trees.driver == "systemd":
             _cgroup_slice.plan(host, trees, spec, plan)
