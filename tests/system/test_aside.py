@@ -137,6 +137,18 @@ def test_an_overlay_at_a_path_of_the_host_shows_on_both_sides(systemd):
     gone("namespace", name="m")
 
 
+def test_an_overlay_that_the_host_will_not_see_is_told(systemd):
+    private = layers(systemd, "private")[0]
+    syscalls.mount("private", private, "tmpfs", 0, "")
+    syscalls.mount(None, private, None, syscalls.MS_PRIVATE)
+    one, two, point = layers(private, "one", "two", "point")
+    answer = drive.apart("overlay", dict(path=point, lower=[one, two]))
+    assert answer["changed"] and "%s is a private mount" % private in answer["warnings"][0]
+    assert point not in mounted() and point in in_engine("cat", "/proc/self/mountinfo")
+    gone("overlay", path=point)
+    syscalls.umount(private, syscalls.MNT_DETACH)
+
+
 def test_what_the_host_mounts_and_unmounts_is_followed(systemd):
     drive.apart("namespace", dict(name="m", types=["uts"]))
     point = layers(systemd, "disk")[0]

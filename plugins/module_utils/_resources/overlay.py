@@ -48,6 +48,7 @@ def _plan_mounted(host, spec, plan, found, foreign):
     replaced = [mount.device for mount in found.stack]
     _layers.check(host, place(spec), layers, replaced, spec.reset)
     _check_path(host, spec, layers)
+    _warn_unseen(host, spec, found, plan)
     _layers.plan_directories(host, layers, plan)
     if spec.namespace is None and not os.path.isdir(spec.path):
         plan.differ("path", None, spec.path)
@@ -237,6 +238,15 @@ def _check_path(host, spec, layers):
     for path in (layers.upper, layers.work):
         if path and (real + "/").startswith(os.path.realpath(path) + "/"):
             raise _layers.refusal(place(spec), "the mount point is inside %s" % path, "Name another")
+
+
+def _warn_unseen(host, spec, found, plan):
+    """Where the engine works aside, what is mounted on a private mount stays there; all of ours lies on such."""
+    if host.aside and spec.namespace is None and not _layers.ours(host, found.path):
+        over = host.mounts().holder(os.path.dirname(found.path))
+        if over is not None and not over.shared:
+            plan.warn("The overlay on %s is seen by services and sandboxes only, not on the host itself: %s is a private mount there. "
+                      "Make that shared to see it (mount --make-shared)." % (place(spec), over.target))
 
 
 def _plan_reset(host, spec, plan, layers, found):
