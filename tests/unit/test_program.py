@@ -69,7 +69,7 @@ def test_what_ansible_sends_with_the_module_is_enough():
             for node in ast.walk(ast.parse(stream.read())):
                 if isinstance(node, ast.ImportFrom) and node.level:
                     base = os.path.normpath(os.path.join(os.path.dirname(name), *[".."] * (node.level - 1), *(node.module or "").split(".")))
-                    waiting += [base] + [os.path.normpath(os.path.join(base, alias.name)) for alias in node.names]
+                    waiting += [base, base + "/__init__"] + [os.path.normpath(os.path.join(base, alias.name)) for alias in node.names]
     missing = {os.path.relpath(path, UTILS)[:-len(".py")] for path in glob.glob(UTILS + "/_*/*.py") if not path.endswith("__init__.py")} - reached
     assert not missing, "no file of the engine imports these"
 
