@@ -58,17 +58,19 @@ def converge(host, resource, options, check=False):
             host.forget()
             host.promised = promised
             plans = _plan(host, resource, _parse(resource, options)[0], many)
-        run_together(host, plans)
-        for plan in plans:
-            if plan.error is None:
-                try:
-                    run_plan(plan)
-                    records.update(plan.records)
-                except BulkheadError as exc:
-                    if not many:
-                        raise
-                    plan.error = exc
-        host.finish()
+        try:
+            run_together(host, plans)
+            for plan in plans:
+                if plan.error is None:
+                    try:
+                        run_plan(plan)
+                        records.update(plan.records)
+                    except BulkheadError as exc:
+                        if not many:
+                            raise
+                        plan.error = exc
+        finally:
+            host.finish()  # what was undone has left something to do, too
         if many:
             host.failures.drop(plan.key for plan in plans if plan.error is None)
         try:

@@ -181,7 +181,7 @@ class _Plan:
         except BaseException:
             self._stop()
             raise
-        if self.options["health"]:
+        if self.options["health"] and not self.host.booting:
             await_health(self.host, self.name, self.options["health"])
 
     def _stop(self):
