@@ -15,7 +15,7 @@ import drive
 from module_utils._supervisor import scan
 
 BINDS = [dict(source=path, target=path, read_only=True)
-         for path in ("/usr", os.path.realpath(sys.base_prefix)) if path == "/usr" or not path.startswith("/usr")]
+         for path in sorted({"/usr", os.path.realpath(sys.base_prefix)}, reverse=True) if path == "/usr" or not path.startswith("/usr")]
 
 
 def make(path):
