@@ -53,7 +53,9 @@ def image(suite):
         path = os.path.join(CACHE, "%s-%s" % (suite, digest(source.read())))
     if not os.path.isdir(path):
         tell("hosts: making the image of %s" % suite)
-        ended = subprocess.run([recipe, path, suite], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        # Mounts of the work end with it, however it ends.
+        words = ["unshare", "--mount", "--propagation", "private", "--", recipe, path, suite]
+        ended = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, check=False)
         if ended.returncode:
             raise qemu.Unable("Cannot make the image of %s: exit status %d.\n%s" % (suite, ended.returncode, ended.stdout))
