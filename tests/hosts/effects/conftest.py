@@ -91,11 +91,11 @@ def group(guest):
 @pytest.fixture(scope="session")
 def swap(connected):
     """Swap space on the host."""
-    command = "fallocate -l 256M %s && chmod 600 %s && mkswap -q %s && swapon %s" % (SWAP, SWAP, SWAP, SWAP)
-    status, dummy, errors = connected.run(["sh", "-c", command])
+    off = "swapoff %s 2>/dev/null; rm -f %s" % (SWAP, SWAP)
+    status, dummy, errors = connected.run(["sh", "-c", off + "; umask 077; fallocate -l 256M %s && mkswap -q %s && swapon %s" % (SWAP, SWAP, SWAP)])
     assert not status, errors
     yield
-    connected.run(["sh", "-c", "swapoff %s; rm %s" % (SWAP, SWAP)])
+    connected.run(["sh", "-c", off])
 
 
 @pytest.fixture(scope="session")

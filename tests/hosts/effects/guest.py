@@ -172,6 +172,14 @@ def table(text):
     return {line.split()[0]: int(line.split()[1]) for line in text.splitlines()}
 
 
+def eventually(condition, patience=60):
+    """Wait for what the kernel or systemd brings about by itself."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.2)
+
+
 def near(found, wanted, part=0.3):
     """Whether a measured rate is what it should be, within the part that emulation costs."""
     sys.stdout.write("measured %.4g, wanted %.4g\n" % (found, wanted))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from guest import near, shares
+from guest import eventually, near, shares
 
 KILLED = -signal.SIGKILL
 MIB = 1 << 20
@@ -77,8 +77,8 @@ def test_oom_group_kills_all_together(guest, group):
     limited.start("family", "family", 3, 200)
     assert guest.wait("family") == KILLED
     events = limited.table("memory.events")
-    assert events["oom_group_kill"] == 1 and events["oom_kill"] == 4
-    assert limited.number("pids.current") == 0
+    assert events["oom_group_kill"] == 1 and events["oom_kill"] >= 4  # the first victim may be counted twice
+    eventually(lambda: limited.table("cgroup.events")["populated"] == 0)
 
 
 # -- cpu
