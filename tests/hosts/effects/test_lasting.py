@@ -14,7 +14,6 @@ NOBODY, OTHER = 65534, 65533
 MIB = 1 << 20
 
 
-@pytest.mark.core
 @pytest.mark.proves("limits changed in place")
 def test_a_limit_changed_in_place_leaves_the_process_alone(guest, group):
     """The process is the same, and the new limit reaches it."""

@@ -104,7 +104,6 @@ def test_cpu_weight_shares(group):
     assert near(heavy / light, 3)
 
 
-@pytest.mark.core
 @pytest.mark.proves("cpuset_cpus")
 def test_cpuset_pins(guest, group):
     limited = group(cpuset_cpus="1")
