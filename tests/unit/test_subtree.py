@@ -37,7 +37,7 @@ class Systemctl:
         if words[0] == "show":
             return 0, "Id=bulkhead.service\nControlGroup=%s\nActiveState=%s\nUnitFileState=\nNeedDaemonReload=%s\n" % (
                 self.group, self.state, self.reload_needed), ""
-        if words[0] == "start":
+        if words[0] in ("start", "restart"):
             return self.start()
         return 0, "", ""
 
@@ -60,28 +60,43 @@ def live(host, main="7\n", keepers=""):
     return 0, "", ""
 
 
-def test_the_unit_says_which_leaf_where_systemd_can_do_it():
-    assert "DelegateSubgroup" not in subtree.render(252)
-    assert subtree.render(257).replace("DelegateSubgroup=main\n", "") == subtree.render(252)
-    assert subtree.render(257).startswith(systemctl.MADE)
-    assert {"KillMode=process", "Delegate=yes", "Restart=always", "Slice=bulkhead.slice"} <= set(subtree.render(252).splitlines())
+def test_the_unit_has_a_main_process_where_systemd_can_start_it_in_a_leaf():
+    new, old = subtree.render(254).splitlines(), subtree.render(253).splitlines()
+    assert {"Type=exec", "DelegateSubgroup=main", "Restart=always"} <= set(new) - set(old)
+    assert {"Type=oneshot", "RemainAfterExit=yes"} <= set(old) - set(new)
+    assert not [line for line in old if line.startswith("ExecStart=")]
+    for text in (new, old):
+        assert text[0].startswith(systemctl.MADE)
+        assert {"KillMode=process", "Delegate=yes", "Slice=bulkhead.slice"} <= set(text)
 
 
-def script(key, tmp_path):
+def script(key, tmp_path, version=252):
     """The script of a line of the unit, as a shell gets it, with its files below tmp_path."""
-    line = re.search("^%s=/bin/sh -c '(.*)'$" % key, subtree.render(252), re.MULTILINE).group(1)
+    line = re.search("^%s=/bin/sh -c '(.*)'$" % key, subtree.render(version), re.MULTILINE).group(1)
     text = line.replace("$$", "$").replace("%%", "%")
     return text.replace("/proc/self/cgroup", str(tmp_path / "self")).replace("/sys/fs/cgroup", str(tmp_path / "tree")).replace(
-        "exec sleep infinity", "echo stays")
+        "exec sleep infinity", "echo stays").replace("sleep infinity", "true")
 
 
-@pytest.mark.parametrize("leaf", ["", "/main", "/.control"])
-def test_the_main_process_goes_to_its_leaf_wherever_it_was_started(tmp_path, leaf):
+@pytest.mark.parametrize("key, version, leaf", [("ExecStart", 257, "/main"), ("ExecStartPost", 252, "/.control"), ("ExecStartPost", 252, "")])
+def test_the_idle_process_is_in_its_leaf_wherever_it_was_started(tmp_path, key, version, leaf):
     (tmp_path / "self").write_text("1:name=systemd:/other\n0::%s%s\n" % (GROUP, leaf))
-    ended = subprocess.run(["sh", "-c", script("ExecStart", tmp_path)], capture_output=True, text=True, check=True)
-    assert (ended.stdout, ended.stderr) == ("stays\n", "")
-    assert (tmp_path / ("tree" + GROUP) / "main/cgroup.procs").read_text() == "0\n"
-    assert sorted(os.listdir(tmp_path / ("tree" + GROUP))) == ["keepers", "main"]
+    ended = subprocess.run(["sh", "-c", script(key, tmp_path, version)], capture_output=True, text=True, check=True)
+    top = tmp_path / ("tree" + GROUP)
+    assert sorted(os.listdir(top)) == ["keepers", "main"] and not ended.stderr
+    if key == "ExecStart":
+        assert ended.stdout == "stays\n"
+    else:
+        assert int((top / "main/cgroup.procs").read_text()) > 1
+
+
+def test_a_stop_ends_the_idle_process_that_systemd_does_not_know(tmp_path):
+    (tmp_path / "self").write_text("0::%s/.control\n" % GROUP)
+    (tmp_path / ("tree" + GROUP) / "main").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "100"]) as idle:
+        (tmp_path / ("tree" + GROUP) / "main/cgroup.procs").write_text("%d\n" % idle.pid)
+        subprocess.run(["sh", "-c", script("ExecStop", tmp_path)], check=True)
+        assert idle.wait(10) == -15
 
 
 @pytest.mark.parametrize("state, killed", [("running", ""), ("degraded", ""), ("starting", ""), ("stopping", "1\n")])
@@ -119,17 +134,11 @@ def test_killed_or_stopped_it_is_started_again(host):
     assert "start" in host._run.calls and subtree.inhabitants(host) == []
 
 
-@pytest.mark.parametrize("controllers, goes_on", [("memory pids", True), ("", False)])
-def test_where_it_cannot_start_its_living_cgroup_is_used(host, controllers, goes_on):
+def test_one_that_is_active_without_its_process_is_restarted(host):
     live(host, main="", keepers="12\n")
-    with open("%s%s/cgroup.subtree_control" % (host.cgroup, GROUP), "w", encoding="ascii") as stream:
-        stream.write(controllers)
-    host._run.start = lambda: (1, "", "Job for bulkhead.service failed.\n")
-    if goes_on:
-        assert subtree.ensure(host) == host.cgroup + GROUP and "used all the same" in host.warnings[0]
-    else:
-        with pytest.raises(BulkheadError, match="Cannot start bulkhead.service"):
-            subtree.ensure(host)
+    host._run.state = "active"
+    assert subtree.ensure(host) == host.cgroup + GROUP
+    assert "restart" in host._run.calls and "start" not in host._run.calls
 
 
 def test_a_main_process_that_is_lost_is_an_error(host):

@@ -4,12 +4,16 @@
 
 """bulkhead.service: the part of systemd's cgroup tree that is delegated to us.
 
-    main        its idle main process: without one, systemd takes the tree away
+    main        an idle process: without one, systemd takes the tree away
     keepers     the keepers of all sandboxes; in the scope of a login they would end with it
     NAME        cgroups of driver cgroupfs
 
-Whoever stops, restarts or kills the service ends the main process only (KillMode=process), and it comes back by itself. When the
-host shuts down, what still lives here is killed: a keeper, being an init, does not hear systemd's SIGTERM, and would be waited for.
+Whoever stops, restarts or kills the service ends the idle process only (KillMode=process). When the host shuts down, what still
+lives here is killed: a keeper, being an init, does not hear systemd's SIGTERM, and would be waited for.
+
+A cgroup that hands controllers on takes no process itself, and a main process is started in that of its unit, but from systemd 254
+on, where DelegateSubgroup= says otherwise. Before, the unit could not be started again while cgroups of driver cgroupfs live; there
+it has no main process, and the idle one is left behind by a command after the start, which systemd runs in a cgroup of its own.
 """
 
 from __future__ import annotations
@@ -23,16 +27,23 @@ from . import systemctl
 
 UNIT = "bulkhead.service"
 MAIN, KEEPERS = RESERVED = ("main", "keepers")  # no names for cgroups of driver cgroupfs
-PATIENCE = 10.0  # seconds for the main process to be where it belongs
-_SUBGROUP = 254  # the systemd from which it starts a main process in a cgroup below that of its unit
+PATIENCE = 10.0  # seconds for the idle process to be where it belongs
+_SUBGROUP = 254
 # The cgroup of the unit, whichever below it systemd has started us in.
-_TOP = "top=$(sed -n s/^0:://p /proc/self/cgroup) top=/sys/fs/cgroup${top%/main} top=${top%/.control}"
-_STAY = _TOP + "; mkdir -p $top/main $top/keepers && echo 0 >$top/main/cgroup.procs && exec sleep infinity"
-_END = "[ \"$(systemctl is-system-running)\" = stopping ] || exit 0; " + _TOP + "; for each in $top/*/cgroup.kill; do echo 1 >$each; done"
+_TOP = "top=$(sed -n s/^0:://p /proc/self/cgroup) top=/sys/fs/cgroup${top%/main} top=${top%/.control}; "
+_PLACES = _TOP + "mkdir -p $top/main $top/keepers || exit; "
+_STAY = _PLACES + "exec sleep infinity"
+_LEAVE = _PLACES + "sleep infinity >/dev/null 2>&1 & echo $! >$top/main/cgroup.procs"
+_FETCH = _TOP + "for each in $(cat $top/main/cgroup.procs); do kill $each; done"
+_END = "[ \"$(systemctl is-system-running)\" = stopping ] || exit 0; " + _TOP + "for each in $top/*/cgroup.kill; do echo 1 >$each; done"
 
 
 def render(version):
     """The text of the unit for this version of systemd."""
+    if version >= _SUBGROUP:
+        run = ["Type=exec", "DelegateSubgroup=" + MAIN, _line("ExecStart", _STAY), "Restart=always"]
+    else:
+        run = ["Type=oneshot", "RemainAfterExit=yes", _line("ExecStartPost", _LEAVE), _line("ExecStop", _FETCH)]
     return "\n".join([
         systemctl.MADE + "; what a drop-in beside it says is added",
         "[Unit]",
@@ -41,14 +52,11 @@ def render(version):
         "StartLimitIntervalSec=0",
         "",
         "[Service]",
-        "Type=exec",
         "Slice=bulkhead.slice",
         "Delegate=yes",
-    ] + (["DelegateSubgroup=" + MAIN] if version >= _SUBGROUP else []) + [
-        "ExecStart=/bin/sh -c '%s'" % _escaped(_STAY),
-        "ExecStopPost=/bin/sh -c '%s'" % _escaped(_END),
+    ] + run + [
+        _line("ExecStopPost", _END),
         "KillMode=process",
-        "Restart=always",
         "TasksMax=infinity",
         "OOMPolicy=continue",
         "",
@@ -58,8 +66,8 @@ def render(version):
     ])
 
 
-def _escaped(script):
-    return script.replace("%", "%%").replace("$", "$$")
+def _line(key, script):
+    return "%s=/bin/sh -c '%s'" % (key, script.replace("%", "%%").replace("$", "$$"))
 
 
 def find(host):
@@ -77,7 +85,7 @@ def _asked(host):
 
 
 def running(host, top):
-    """Is its main process where it belongs?"""
+    """Is its idle process where it belongs?"""
     return top is not None and bool(cgroupfs.read("%s/%s/cgroup.procs" % (top, MAIN)).strip())
 
 
@@ -94,18 +102,9 @@ def ensure(host):
     top = find(host)
     if not running(host, top):
         install(host)
-        try:
-            systemctl.start(host, UNIT)
-        except BulkheadError as exc:
-            # Before systemd 254 a unit cannot be started again in a cgroup that hands controllers on to those who live in it. These
-            # do live on, and nobody takes their cgroup away: others may join them.
-            top = find(host)
-            if top is None or not cgroupfs.read(top + "/cgroup.subtree_control").strip():
-                raise
-            host.warn("%s Its cgroup is used all the same; it can start again when no cgroup of driver cgroupfs is left, or after a reboot."
-                      % exc.message)
-        else:
-            top = _started(host)
+        active = systemctl.show(host, [UNIT])[UNIT]["ActiveState"] == "active"  # and the idle process was killed
+        (systemctl.restart if active else systemctl.start)(host, UNIT)
+        top = _started(host)
     os.makedirs("%s/%s" % (top, KEEPERS), exist_ok=True)
     return top
 
@@ -117,14 +116,14 @@ def _started(host):
         if running(host, top):
             return top
         if time.monotonic() > end:
-            raise BulkheadError("Cannot use %s: its main process did not come to be in its cgroup within %d s. Look at systemctl status %s."
+            raise BulkheadError("Cannot use %s: its idle process did not come to be in its cgroup within %d s. Look at systemctl status %s."
                                 % (UNIT, PATIENCE, UNIT))
         time.sleep(0.02)
         systemctl.drop(host, UNIT)
 
 
 def inhabitants(host):
-    """The pids of all that live in it beside its main process."""
+    """The pids of all that live in it beside its idle process."""
     top = find(host)
     found = []
     for directory, dummy, names in os.walk(top) if top else ():
