@@ -155,6 +155,8 @@ def _remove_places(host, clear):
         scan.shutdown(host)
     elif not clear:
         subtree.remove(host)
+        if not any(each.is_dir() for each in _scan(host.cgroup + "/bulkhead.slice")):  # systemd's own making; it stays where a unit is in it
+            systemctl.stop(host, "bulkhead.slice")
     elif not subtree.inhabitants(host):  # its unit is what a reboot leaves
         systemctl.stop(host, subtree.UNIT)
     nsfs.unpin(nsfs.pin_path(host, nsfs.TEMPLATE, "mnt"))
@@ -175,6 +177,13 @@ def _remove_places(host, clear):
 
 def _tops(host):
     return host.etc, host.lib, host.log
+
+
+def _scan(path):
+    try:
+        return list(os.scandir(path))
+    except OSError:
+        return []
 
 
 def _list(path):
