@@ -168,6 +168,10 @@ def test_one_that_systemd_knows_is_read_again_once(init):
     assert init.called == []
     init.host.finish()
     assert init.called == ["daemon-reload"]
+    init.host.forget()
+    systemd.write(init.host, "a", dict(render(init, name="a", restart="always"), **{"spec.json": "{}"}))  # nothing of systemd's
+    init.host.finish()
+    assert init.called == ["daemon-reload"]
 
 
 @pytest.mark.parametrize("damage", ["edited", "disabled", "removed", "not read", "spec"])

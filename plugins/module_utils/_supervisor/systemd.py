@@ -195,23 +195,22 @@ def main_pid(host, name, now):
 def write(host, name, files):
     """The directory first, as a unit without one is not started; then unit and link, which systemd reads at the end of the run."""
     unit, wants = systemctl.service_unit(name), _wants(host, systemctl.service_unit(name))
-    loaded = _shown(host, name)["LoadState"] == "loaded"
+    shown = _shown(host, name)
     gone = common.halves(host, name)[1]
     if os.path.isdir(gone):
         shutil.rmtree(gone)
     common.prepare(host, name)
     common.write(host, name, files, FILES)
-    if UNIT in files:
-        systemctl.write(host, unit, files[UNIT])
-    else:
-        systemctl.remove(host, unit)
+    changed = systemctl.write(host, unit, files[UNIT]) if UNIT in files else systemctl.remove(host, unit)
     if WANTED in files and os.path.realpath(wants) != os.path.realpath(systemctl.path(host, unit)):
         os.makedirs(os.path.dirname(wants), exist_ok=True)
         _unlink(wants)
         os.symlink(systemctl.path(host, unit), wants)
+        changed = True
     elif WANTED not in files:
-        _unlink(wants)
-    if loaded or LOADED not in files:  # one that systemd has not looked at yet is read when it is started
+        changed = _unlink(wants) or changed
+    # One that systemd has not looked at yet is read when it is started.
+    if changed and shown["LoadState"] == "loaded" or shown["NeedDaemonReload"] == "yes":
         host.at_end(_reload, name)
 
 
@@ -340,4 +339,5 @@ def _unlink(path):
     try:
         os.unlink(path)
     except FileNotFoundError:
-        pass
+        return False
+    return True
