@@ -157,7 +157,7 @@ def huge(pages, size=str(2 * MIB)):
 
 def count(path):
     """Counts in a file, one after the other."""
-    descriptor, number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), 0
+    descriptor, number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 0
     say(ready=True)
     while True:
         number += 1
