@@ -92,8 +92,12 @@ def test_it_is_made_once_and_removed(machine, kind):
     run_plan(machine.plan())
     assert machine.left() == FILES[kind] and not machine.plan().steps
     assert kind == "none" or PROGRAM + " restore" in (machine.top / MAIN[kind]).read_text()
+    machine.called.clear()
     run_plan(machine.removal())
     assert [name for name in machine.left() if not name.endswith("/bulkhead.service")] == [] and not machine.removal().steps
+    # It is ended while it has its file, so as not to stay loaded. bulkhead.service has others living in it.
+    assert [word for word in machine.called if word in ("disable", "stop", "daemon-reload")] == (
+        ["disable", "daemon-reload", "stop", "daemon-reload"] if kind == "systemd" else [])
 
 
 @pytest.mark.parametrize("kind", ["systemd", "cron", "runit"])

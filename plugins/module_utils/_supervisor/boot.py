@@ -172,6 +172,8 @@ def _write(host, path, text, mode):
 
 def _remove(host, path):
     if os.path.dirname(path) == host.units:
+        if os.path.basename(path) == UNIT and os.path.lexists(path):
+            systemctl.stop(host, UNIT)  # it remains active since the boot, and would stay loaded without its file
         if systemctl.remove(host, os.path.basename(path)):
             systemctl.reload(host)
             systemctl.reset_failed(host, os.path.basename(path))
