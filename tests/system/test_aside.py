@@ -124,7 +124,8 @@ def test_an_overlay_at_a_path_of_the_host_shows_on_both_sides(systemd):
     assert "in use" in drive.apart("overlay", dict(options, path=systemd + "/other"))["error"]
     drive.apart("namespace", dict(name="m", types=["mnt"]))
     assert in_engine("nsenter", "--mount=/run/bulkhead/mntns/m", "ls", point) == "file\n"
-    four("overlay", **dict(options, lower=[one, two], on_mismatch="recreate"))
+    options.update(lower=[one, two], on_mismatch="recreate")
+    four("overlay", **options)
     assert point in mounted() and mounted().count(point) == 1
     inside = dict(path=systemd + "/inside", lower=[one, two], namespace="m")
     os.mkdir(inside["path"])

@@ -16,7 +16,7 @@ import pytest
 from module_utils._engine import engine
 from module_utils._program import host as whole_host, whole
 from module_utils._supervisor import boot
-from test_program import destroy_run_time_state, fixture_root, fixture_sandboxes, fixture_supervisor_ends, sleepers  # noqa: F401
+from test_program import destroy_run_time_state, fixture_root, fixture_sandboxes, fixture_supervisor_ends, sleepers  # noqa: F401  pylint: disable=unused-import
 
 
 @pytest.fixture(name="runsvdir")

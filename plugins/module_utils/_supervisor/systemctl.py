@@ -274,7 +274,8 @@ def remove_settings(host, unit, properties):
     """Take away what `systemctl set-property` has left on disk for these properties, for good or until the next boot."""
     for root in settings(host):
         directory = "%s/%s.d" % (root, unit)
-        if any([_unlink("%s/50-%s.conf" % (directory, name)) for name in properties]):
+        gone = [name for name in properties if _unlink("%s/50-%s.conf" % (directory, name))]
+        if gone:
             host.units_changed = True
             drop(host, unit)
             if not os.listdir(directory):
