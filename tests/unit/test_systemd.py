@@ -282,6 +282,17 @@ def test_start(init):
     assert init.called == ["start bulkhead-web.service"]
 
 
+@pytest.mark.parametrize("active", ["activating", "inactive"])
+def test_one_that_fails_again_and_again_starts_anew(init, active):
+    """systemd counts on through a stop, and a start joins the attempt that is under way."""
+    init.process(7, "/bin/sleep")
+    init.units["bulkhead-web.service"] = {"ActiveState": active, "LoadState": "loaded", "NRestarts": "22"}
+    init.starts = {"ActiveState": "active", "MainPID": "7", "NRestarts": "0"}
+    systemd.start(init.host, "web")
+    stopped = ["stop bulkhead-web.service"] * (active == "activating")
+    assert init.called == stopped + ["reset-failed bulkhead-web.service", "start bulkhead-web.service"]
+
+
 def test_start_during_boot_waits_for_nothing(init):
     init.host.booting = True
     systemd.start(init.host, "web")

@@ -227,6 +227,8 @@ def start(host, name, wait=PATIENCE):
         systemctl.reload(host, force=True)
     if shown["ActiveState"] not in ("active", "reloading"):
         _unlink(directory(host, name) + "/started.json")
+        if not host.booting and (shown["ActiveState"] == "activating" or _restarted(shown)):
+            stop(host, name)  # it fails again and again: the attempt under way is one in the state before, and failures are counted on
     if host.booting:  # it comes after us: it would be waited for forever
         systemctl.start(host, unit, no_block=True)
         return
@@ -270,9 +272,13 @@ def stop(host, name, timeout=10.0):
     if shown["ActiveState"] not in ("inactive", "failed"):
         systemctl.stop(host, unit)
         shown = _shown(host, name, fresh=True)
-    if shown["ActiveState"] == "failed":  # how it ended is in the journal; to be stopped is what was wanted
+    if shown["ActiveState"] == "failed" or _restarted(shown):  # how it ended is in the journal; to be stopped is what was wanted
         systemctl.reset_failed(host, unit)
     _unlink(directory(host, name) + "/started.json")
+
+
+def _restarted(shown):
+    return shown["NRestarts"] not in ("", "0")
 
 
 def forget(host, name):
