@@ -223,6 +223,28 @@ def test_a_dead_keeper_is_seen_and_all_is_mended(converge, declare):
     assert not converge("sandbox", **options)["changed"]
 
 
+@pytest.mark.parametrize("asked", ["kernel", "census"])
+def test_mending_that_fails_leaves_no_keeper(converge, declare, monkeypatch, asked):
+    """Also where Linux, before 6.11, does not tell the init of a pid namespace: who they are was read before there was a new keeper."""
+    from module_utils._kernel import nsfs
+
+    if asked == "census":
+        monkeypatch.setattr(nsfs, "_NS_GET_PID_FROM_PIDNS", 0)
+    options = declare("web")
+    converge("sandbox", **options)
+    inside("web", "mv", "/usr/bin/sleep", "/usr/bin/slept")
+    keeper = shown("web")["namespaces"]["keeper"]
+    os.kill(keeper, signal.SIGKILL)
+    os.waitpid(keeper, 0)
+    answer = drive.converge("sandbox", options)
+    assert "Undone: " in answer["error"] and "create pid, mnt of namespaces web" in answer["error"], answer
+    assert subprocess.run(["pgrep", "-x", "keeper"], check=False, stdout=subprocess.PIPE).stdout == b""
+    upper = "/var/lib/bulkhead/uppers/web/upper/usr/bin/"
+    os.rename(upper + "slept", upper + "sleep")
+    assert converge("sandbox", **options)["changed"]
+    until(lambda: main_pid("web") is not None)
+
+
 @pytest.mark.parametrize("damage", [
     "umount -l /run/bulkhead/ns/web/uts", "rm /run/bulkhead/ns/web/mnt", "umount -l /run/netns/web", "rm -r /run/bulkhead/made",
     "rm -r /etc/bulkhead/sandboxes.d", "nsenter --mount=/run/bulkhead/mntns/web --pid=/run/bulkhead/ns/web/pid umount -l /dev/shm",

@@ -55,6 +55,10 @@ class Host:
             self._cache[key] = read()
         return self._cache[key]
 
+    def drop(self, key):
+        """A step needs it as it is now."""
+        self._cache.pop(key, None)
+
     def forget(self):
         """Steps have been taken: what was read may be wrong."""
         self._cache.clear()

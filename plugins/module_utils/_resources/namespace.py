@@ -282,6 +282,7 @@ def _restore_claim(host, name, claim, order):
 
 
 def _undo_create(host, name, order):
+    host.drop("inits")  # taken before the keeper was there that has to end
     now = Found(host, name)
     _remove_pins(host, now, order)
     _restore_claim(host, name, now.identities(), order)
