@@ -14,7 +14,7 @@ import re
 import time
 
 FILES = ("/run", "/etc/bulkhead", "/var/lib/bulkhead", "/var/log/bulkhead")
-# What the engine makes once for the whole host, and keeps.
+# What the engine makes once for the whole host, and keeps; and the directory that mount(8) and umount(8) make and remove.
 PLACES = re.compile(
     r"(mount|file) /run/bulkhead(/(ns|mntns|mnt|made|service|bin))?$"
     r"|(mount|file) /run/bulkhead/(mntns/\.template|bin/[^/]+)$"
@@ -24,6 +24,7 @@ PLACES = re.compile(
     r"|file /run/bulkhead/made/[a-z_]+$"
     r"|file /etc/bulkhead/[a-z_]+\.d$"
     r"|file /var/lib/bulkhead/(uppers|layers)$"
+    r"|file /run/mount$"
 )
 OCTAL = re.compile(r"\\([0-7]{3})")
 
