@@ -189,7 +189,8 @@ def look_from_the_engine():
     """Start again in the mount namespace of the engine, where there is one and we are not in it."""
     there = identity("/proc/1/root" + ENGINE)
     if there and read("/proc/1/comm") == "systemd" and there != identity("/proc/self/ns/mnt"):
-        os.execvp("nsenter", ["nsenter", "--mount=/proc/1/root" + ENGINE, "--", sys.executable] + sys.argv)
+        again = [sys.executable, os.path.abspath(__file__)] + sys.argv[1:]  # nsenter changes the working directory
+        os.execvp("nsenter", ["nsenter", "--mount=/proc/1/root" + ENGINE, "--"] + again)
 
 
 if __name__ == "__main__":
