@@ -88,7 +88,7 @@ def group(guest):
         each.declare(state="absent", kill=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other modules reset the host
 def swap(connected):
     """Swap space on the host."""
     off = "swapoff %s 2>/dev/null; rm -f %s" % (SWAP, SWAP)
@@ -98,7 +98,7 @@ def swap(connected):
     connected.run(["sh", "-c", off])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other modules reset the host
 def disk(connected):
     """Two files of 32 MiB on a real disk, and the disk's number: (paths, MAJOR:MINOR)."""
     paths = [DATA + "1", DATA + "2"]
