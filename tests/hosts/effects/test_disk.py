@@ -22,7 +22,8 @@ def test_io_max_holds_a_disk_to_its_rate(guest, group, disk, verb, word, bytes_i
     done = guest.line("disk")
     assert near(done["moved"] / done["seconds"], 2 * MIB)
     line = [each for each in guest.read(limited.file("io.stat"))[0].splitlines() if each.startswith(device + " ")][0]
-    assert "%s=%d" % (bytes_in_stat, 8 * MIB) in line.split()
+    moved = int(dict(word.split("=") for word in line.split()[1:])[bytes_in_stat])
+    assert 8 * MIB <= moved < 9 * MIB  # and the little that was read of the file system itself
 
 
 @pytest.mark.proves("io_max")
@@ -59,4 +60,5 @@ def test_io_weight_shares(group, disk, cost):
 @pytest.mark.proves("io_latency")
 def test_io_latency_is_not_in_debians_kernels(refused):
     line = refused("cgroup", name="bulkhead/t", io_latency=[{"device": "/var/tmp", "target": "10ms"}])
-    assert "io_latency" in line
+    # of the file where a cgroup shows that it is not there, else by what systemd was told and the kernel did not take
+    assert "io_latency needs io.latency" in line or "Cannot set io.latency" in line

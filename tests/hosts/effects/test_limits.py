@@ -121,7 +121,7 @@ def test_cpuset_pins(guest, group):
 def test_pids_max_makes_fork_fail(guest, group):
     limited = group(pids_max=5)
     assert limited.start("fork", "fork", 10) == {"children": 4, "reason": "EAGAIN"}
-    assert limited.table("pids.events")["max"] >= 1
+    # pids.events is no witness: before Linux 6.11 it counts in the cgroup of the process, which is below
     limited.declare(pids_max="max")
     assert limited.start("again", "fork", 10) == {"children": 10, "reason": None}
 
