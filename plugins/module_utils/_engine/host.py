@@ -30,7 +30,7 @@ class Host:
         self.netns, self.lock = netns, lock
         self.units = units  # where unit files of ours lie; see `_supervisor/systemctl.py` for these three
         self.units_changed, self.systemd_version = False, None
-        self._ending = {}
+        self._ending, self._systemd = {}, None
         self.claims = Claims(state + "/made")
         self.records = Records(etc)
         self.failures = Failures(state + "/failed")
@@ -101,7 +101,9 @@ class Host:
     @property
     def systemd(self):
         """Is systemd the init of this host? (sd_booted(3))"""
-        return os.path.isdir("/run/systemd/system")
+        if self._systemd is None:  # asked for each item
+            self._systemd = os.path.isdir("/run/systemd/system")
+        return self._systemd
 
     def warn(self, text):
         if text not in self.warnings:

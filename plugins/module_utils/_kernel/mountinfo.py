@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 
 
@@ -66,7 +67,7 @@ class Table:
 
     def __init__(self, text):
         self.mounts = [Mount(line) for line in text.splitlines()]
-        self._maps = None
+        self._maps = self._placed = None
 
     def _mapped(self):
         """({id: mount}, {(parent, target): mounts}, {target: mounts}), made when first asked for."""
@@ -118,20 +119,21 @@ class Table:
 
     def inside(self, path):
         """Mounts that lie on a directory or below it, whatever it is called, a covered mount too: they keep it from being removed."""
-        home, found = self.holder(path), []
+        home = self.holder(path)
         if home is None:
-            return found
-        where = place_on(home, path)
-        for mount in self.mounts:
-            over = self.by_id.get(mount.parent)
-            if mount.id == home.id:
-                if home.target == path and path != "/":
-                    found.append(mount)
-            elif over is not None:
-                device, place = place_on(over, mount.target)
-                if device == where[0] and (place + "/").startswith(where[1].rstrip("/") + "/"):
-                    found.append(mount)
-        return found
+            return []
+        device, place = place_on(home, path)
+        first, found = (device, place.rstrip("/") + "/"), []
+        if self._placed is None:  # all of them, in the order of their places, as many directories are asked for
+            over = [(self.by_id.get(mount.parent), mount) for mount in self.mounts]
+            places = [place_on(parent, mount.target) if parent is not None else ("", "") for parent, mount in over]
+            self._placed = sorted((each[0], each[1] + "/", number) for number, each in enumerate(places))
+        at = bisect.bisect_left(self._placed, first)
+        while at < len(self._placed) and self._placed[at][0] == device and self._placed[at][1].startswith(first[1]):
+            found.append(self._placed[at][2])
+            at += 1
+        mounts = [self.mounts[number] for number in sorted(found) if self.mounts[number].id != home.id]
+        return ([home] if home.target == path and path != "/" else []) + mounts
 
 
 def place_on(mount, path):

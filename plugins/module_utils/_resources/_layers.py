@@ -223,8 +223,14 @@ def refuse_mounts(table, path, verb="remove", gone=()):
 
 
 def discard(host, path):
-    """Remove a directory with everything in it; no error when it is not there. What is mounted in it is looked for before."""
-    refuse_mounts(mountinfo.read(host.proc), path)
+    """Remove a directory with everything in it; no error when it is not there. What is mounted in it is looked for before,
+    where there is something to lose: of mount points alone, one in use stays and is the error."""
+    try:
+        data = has_data(path)
+    except OSError:  # EXDEV: there is a mount
+        data = True
+    if data:
+        refuse_mounts(mountinfo.read(host.proc), path)
     parent = os.open(os.path.dirname(path), syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         trees.remove_tree(parent, os.path.basename(path))
