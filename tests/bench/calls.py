@@ -62,7 +62,9 @@ def tasks(work, wanted, title, limit, pipelining):
         for module, options in wanted:
             plan += [("nothing", measure.NOTHING, {}), (module, "bulkhead.isolation." + module, options)]
     spent = {module: ([], []) for module, options in wanted}
-    env = measure.environment(work, ANSIBLE_PIPELINING=pipelining, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default")
+    # without skipped hosts the line of a task is shown with its result only
+    env = measure.environment(work, ANSIBLE_PIPELINING=pipelining, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default",
+                              ANSIBLE_DISPLAY_SKIPPED_HOSTS="true")
     with subprocess.Popen(measure.playbook(work, plan), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) as child:
         name, begin, before = None, 0.0, 0.0
