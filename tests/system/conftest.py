@@ -16,17 +16,7 @@ sys.path[:0] = [HERE, os.path.dirname(HERE) + "/hosts/effects"]
 
 import drive  # noqa: E402
 import leftovers  # noqa: E402
-import record  # noqa: E402
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "proves(capability): the row of docs/support.md that stands on this test")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    outcome = yield
-    record.report(item, call, outcome.get_result().outcome)
+from record import pytest_configure, pytest_runtest_makereport  # noqa: E402, F401  pylint: disable=unused-import
 
 
 if not os.path.isdir("/run/systemd/system"):

@@ -107,7 +107,13 @@ def plan_absent(host, trees, spec, plan, found, claim):
     if strange and not spec.force:
         raise BulkheadError("Cannot remove cgroup %s: others have made cgroups in it, such as %s. Remove them, or set force: true." % (
             name, trees.children(name, strange)[0]))
-    populated = trees.populated(name)
+    plan_end(host, trees, spec, plan, lambda: _kill(trees, name))
+    plan.add("remove cgroup %s" % name, lambda: _remove(host, trees, name))
+
+
+def plan_end(host, trees, spec, plan, kill):
+    """What a removal begins with, whatever the driver: who lives in it is killed where that was asked for, and else refused."""
+    name, populated = spec.name, trees.populated(spec.name)
     if populated and not spec.kill:
         pids = trees.processes(name)
         raise BulkheadError("Cannot remove cgroup %s: %d processes live in it (%s). Stop them, or set kill: true." % (
@@ -115,8 +121,7 @@ def plan_absent(host, trees, spec, plan, found, claim):
     plan.differ("state", "present", "absent")
     if populated:
         refuse_own(host, trees, name, "kill the processes of")
-        plan.add("kill the processes of %s" % name, lambda: _kill(trees, name))
-    plan.add("remove cgroup %s" % name, lambda: _remove(host, trees, name))
+        plan.add("kill the processes of %s" % name, kill)
 
 
 def _kill(trees, name):

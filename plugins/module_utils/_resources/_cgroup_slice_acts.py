@@ -13,7 +13,7 @@ from .._kernel.cgroupfs import UNIFIED, nested, read, write
 from .._model import slices
 from .._model.errors import BulkheadError
 from .._supervisor import systemctl
-from ._cgroup_acts import refuse_own
+from ._cgroup_acts import plan_end
 from ._cgroup_slice import SHARED, set_live
 from ._cgroup_units import nobodys, ours, owned
 from .cgroup import NOUN, names, whole
@@ -74,15 +74,7 @@ def plan_absent(host, trees, spec, plan, found):
     below = [each for each in host.cached((NOUN, None), lambda: names(host)) if each.startswith(name + "/") and trees.at(each) is trees]
     if below:
         raise BulkheadError("Cannot remove cgroup %s: it holds the cgroup %s. Remove that first." % (name, below[0]), below=below)
-    populated = trees.populated(name)
-    if populated and not spec.kill:
-        pids = trees.processes(name)
-        raise BulkheadError("Cannot remove cgroup %s: %d processes live in it (%s). Stop them, or set kill: true." % (
-            name, len(pids), ", ".join(str(pid) for pid in pids[:5])), processes=pids)
-    plan.differ("state", "present", "absent")
-    if populated:
-        refuse_own(host, trees, name, "kill the processes of")
-        plan.add("kill the processes of %s" % name, lambda: _kill(host, trees, name))
+    plan_end(host, trees, spec, plan, lambda: _kill(host, trees, name))
     path, frozen = trees.slice_path(name), trees.frozen(name)
     plan.add("remove cgroup %s" % name, lambda: _remove(host, name, path, frozen))
     if not owned(host, name, found) and not spec.force:

@@ -17,20 +17,10 @@ sys.path.insert(0, HERE)
 
 import guest as guests  # noqa: E402
 import record  # noqa: E402
+from record import pytest_configure, pytest_runtest_makereport  # noqa: E402, F401  pylint: disable=unused-import
 
 DATA = "/var/tmp/bulkhead-data"  # on the disk, two files to read from and write to
 SWAP = "/var/tmp/bulkhead-swap"
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "proves(capability): the row of docs/support.md that stands on this test")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Each result of a test that proves something is written down for docs/support.md."""
-    outcome = yield
-    record.report(item, call, outcome.get_result().outcome)
 
 
 if "BULKHEAD_SHELL" in os.environ:  # any host, by the words that go in front of a line of the shell there

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the tests found on a host, in build/support/KIND.json, of which scripts/support.py makes docs/support.md."""
+"""What the tests found on a host, in build/support/KIND.json, of which tests/unit/support_document.py makes docs/support.md.
+
+Its two hooks are pytest's: a conftest.py imports them."""
 
 from __future__ import annotations
 
@@ -18,8 +20,14 @@ KIND = pytest.StashKey[str]()
 REASON = pytest.StashKey[str]()
 
 
-def report(item, call, outcome):
-    """From pytest_runtest_makereport: write down what a test that is marked `proves` has proved."""
+def pytest_configure(config):
+    config.addinivalue_line("markers", "proves(capability): the row of docs/support.md that stands on this test")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Write down what a test that is marked `proves` has proved."""
+    outcome = (yield).get_result().outcome
     marker = item.get_closest_marker("proves")
     kind = item.session.stash.get(KIND, None)
     if marker and kind and (call.when == "call" or call.excinfo):
