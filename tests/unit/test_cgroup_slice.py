@@ -169,6 +169,20 @@ def test_other_refusals(machine):
     assert "max_depth has" in text and "pressure has" in text and "memory_max" not in text
 
 
+def test_a_kernel_built_without_a_file(machine):
+    """No cgroup has the controller yet that would show it: the kernel's list of functions does, or nothing."""
+    os.makedirs(machine.roots["proc"])
+    for function, refused in (("iolatency_set_limit", False), ("tg_set_limit", True)):
+        with open(machine.roots["proc"] + "/kallsyms", "w", encoding="ascii") as stream:
+            stream.write("0000000000000000 t %s\n" % function)
+        for driver in ("auto", "cgroupfs"):
+            options = {"name": "w", "driver": driver, "io_latency": ROWS["io_latency"][0]}
+            if refused:
+                assert "io_latency needs io.latency, which this kernel does not have" in machine.refuse(**options)
+            else:
+                assert "set io.latency of w" in machine.converge(True, **options).joined("actions")
+
+
 def test_limits_of_several_tasks_are_in_one_file(machine):
     assert machine.twice(memory_max="1M") == ["create cgroup " + NAME, "set memory.max of " + NAME]
     assert machine.twice(io_max=[{"device": NUMBER, "rbps": 5}]) == ["set io.max of " + NAME]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from .._kernel.cgroupfs import UNIFIED, read
+from .._kernel.cgroupfs import UNIFIED, built_without, read
 from .._model.errors import BulkheadError
 
 
@@ -39,8 +39,9 @@ def shown(limit, value):
     return value
 
 
-def lacks(trees, name, home, controller, file):
-    """Does this kernel lack a file? Known when a cgroup exists that has the controller; a first cgroup's is found out by writing."""
+def lacks(host, trees, name, home, controller, file):
+    """Does this kernel lack a file? A cgroup that has the controller shows it. Where there is none, what the kernel is built of does;
+    what neither tells is found out by writing."""
     names = [name.rsplit("/", depth)[0] for depth in range(name.count("/") + 1)]
     for each in names if trees.exists(names[-1]) else trees.children("", (home,))[:3]:
         path = trees.path(each, home)
@@ -48,7 +49,7 @@ def lacks(trees, name, home, controller, file):
             return False
         if os.path.isdir(path) and (home != UNIFIED or controller in read(path + "/cgroup.controllers").split()):
             return True
-    return False
+    return home == UNIFIED and built_without(file, host.proc)
 
 
 def by_number(host, value):

@@ -134,7 +134,7 @@ class _Present:
             for file in (limit.file,) if home == UNIFIED else limit.v1[1]:
                 if self._text(home, file) is None and self.host.cached(
                         ("lacks", self.name.rpartition("/")[0], home, file),
-                        lambda file=file: lacks(self.trees, self.name, home, limit.controller, file)):
+                        lambda file=file: lacks(self.host, self.trees, self.name, home, limit.controller, file)):
                     self.refused.append("%s needs %s, which this kernel does not have" % (limit.option, file))
                     break
         return home

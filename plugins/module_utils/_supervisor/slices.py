@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from .._kernel.cgroupfs import UNIFIED, Trees, read, write
+from .._kernel.cgroupfs import UNIFIED, Trees, built_without, read, write
 from .._model.errors import BulkheadError
 from . import subtree, systemctl
 
@@ -82,13 +82,13 @@ class SliceTrees(Trees):
             trees.make_leaf(name, leaf)
 
     def lacks(self, controller, file):
-        """Does this kernel lack a file? Known when there is a cgroup anywhere at the top that has the controller."""
+        """Does this kernel lack a file? A cgroup anywhere at the top that has the controller shows it, else what it is built of."""
         for entry in self.host.cached("top cgroups", lambda: list(_directories(self.roots[UNIFIED]))):
             if os.path.exists("%s/%s" % (entry, file)):
                 return False
             if controller == "cgroup" or controller in read(entry + "/cgroup.controllers").split():
                 return True
-        return False
+        return self.host.cached(("built without", file), lambda: built_without(file, self.host.proc))
 
 
 class DelegatedTrees(Trees):
