@@ -13,7 +13,7 @@ import os
 import re
 import time
 
-FILES = ("/run", "/etc/bulkhead", "/var/lib/bulkhead", "/var/log/bulkhead")
+FILES = ("/run", "/etc/bulkhead", "/etc/netns", "/var/lib/bulkhead", "/var/log/bulkhead")
 # What the engine makes once for the whole host, and keeps; and the directory that mount(8) and umount(8) make and remove.
 PLACES = re.compile(
     r"(mount|file) /run/bulkhead(/(ns|mntns|mnt|made|service|bin))?$"
