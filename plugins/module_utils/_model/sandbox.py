@@ -113,16 +113,6 @@ def overlay_defaults(name):
     return {"path": "/run/bulkhead/mnt/" + name, "upper": "%s/%s/upper" % (UPPERS, name), "work": "%s/%s/work" % (UPPERS, name)}
 
 
-def merge(defaults, options):
-    """``options`` over ``defaults``: dictionaries by key, everything else as a whole."""
-    if not isinstance(defaults, dict) or not isinstance(options, dict):
-        return options
-    merged = dict(defaults)
-    for key, value in options.items():
-        merged[key] = merge(defaults.get(key), value) if isinstance(defaults.get(key), dict) else value
-    return merged
-
-
 class SandboxList(list):
     """The Specs of one run, and what holds for all of them."""
 
@@ -138,7 +128,7 @@ def parse(options, path, problems):
     specs.policy = policy
     for index, entry in enumerate(values.items(options.get("sandboxes"), "sandboxes", problems)):
         here = "sandboxes[%d]" % index
-        entry = merge(defaults, values.mapping(entry, here, problems))
+        entry = values.merge(defaults, values.mapping(entry, here, problems))
         spec = SandboxSpec.from_options(entry, here, problems, policy)
         if spec.key is not None and names.setdefault(spec.key, index) != index:
             problems.add(here + ".name", "%s is declared twice (also sandboxes[%d])" % (spec.key, names[spec.key]))

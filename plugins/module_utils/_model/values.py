@@ -178,6 +178,16 @@ def mapping(value, path, problems, known=None):
     return value
 
 
+def merge(defaults, options):
+    """``options`` over ``defaults``: dictionaries by key, everything else as a whole."""
+    if not isinstance(defaults, dict) or not isinstance(options, dict):
+        return options
+    merged = dict(defaults)
+    for key, value in options.items():
+        merged[key] = merge(defaults.get(key), value) if isinstance(defaults.get(key), dict) else value
+    return merged
+
+
 def _like(key, known):
     close = [word for word in known if isinstance(key, str) and (word.startswith(key[:4]) or key.startswith(word[:4]))]
     return ". Did you mean %s?" % " or ".join(sorted(close)[:3]) if close else ""

@@ -1,0 +1,190 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is declared of interfaces: links in named net namespaces, with addresses, routes, bandwidth and published ports."""
+
+from __future__ import annotations
+
+import hashlib
+
+from . import addresses, values
+from . import interface_parts as parts
+from .errors import Problems
+
+STATES = ("present", "absent")
+MISMATCH = ("fail", "recreate")
+# What an interface of each type is told apart by; the first are needed. Of veth it is one of the two.
+OWN = {
+    "veth": ("network", "bridge", "gateway", "publish", "egress", "aliases"),
+    "macvlan": ("parent", "mode"),
+    "ipvlan": ("parent", "mode"),
+    "vlan": ("parent", "vlan_id"),
+    "vxlan": ("vni", "parent", "remote", "local", "port"),
+    "dummy": (),
+    "wireguard": ("private_key_file", "listen_port", "peers"),
+    "tap": (),
+    "device": ("device",),
+}
+TYPES = tuple(OWN)
+NEEDED = {"macvlan": ("parent",), "ipvlan": ("parent",), "vlan": ("parent", "vlan_id"), "vxlan": ("vni",),
+          "wireguard": ("private_key_file",), "device": ("device",)}
+MODES = {"macvlan": ("bridge", "private", "vepa", "passthru", "source"), "ipvlan": ("l2", "l3", "l3s")}
+COMMON = ("type", "mac", "mtu", "up", "addresses", "routes", "rules", "neighbours", "sysctls", "bandwidth")
+RULES = ("state", "on_mismatch", "force")  # how to go about it, not what is to be
+KEYS = COMMON + tuple(dict.fromkeys(key for own in OWN.values() for key in own))
+OPTIONS = ("namespace", "name") + RULES + KEYS
+_VNI, _VLAN = (1 << 24) - 1, 4094
+
+
+def host_end(key):
+    """The name of the end of a veth that stays on the host: the same for the same interface, so that a killed run's is found."""
+    return "bh" + hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+class InterfaceSpec:
+    """One interface as declared. What was not declared is None, and then not compared.
+
+    ``addresses`` None: one of each subnet of the network is allocated. The forms of the lists are those of `interface_parts.py`.
+    ``exact``: a declaration is the whole (the composite): what the recorded one had and this one has not goes back (`drop`).
+    plan() answers in ``resolved``: the addresses that it has by then.
+    """
+
+    __slots__ = ("namespace", "name", "key", "state", "on_mismatch", "force", "type", "network", "bridge", "parent", "device", "vlan_id",
+                 "vni", "remote", "local", "port", "mode", "private_key_file", "listen_port", "peers", "mac", "mtu", "up", "addresses",
+                 "gateway", "routes", "rules", "neighbours", "sysctls", "bandwidth", "publish", "egress", "aliases", "exact", "reset",
+                 "resolved", "options")
+
+    @classmethod
+    def from_options(cls, options, path, problems, namespace=None):
+        """Parse; every error becomes a problem with its path. ``namespace``: given by the composite, which has no such option."""
+        spec = cls()
+
+        def at(key):
+            return "%s.%s" % (path, key) if path else key
+
+        options = values.mapping(options, path or "interface", problems,
+                                 OPTIONS if namespace is None else ("name",) + KEYS)
+
+        def given(key, parse, *more):
+            return None if options.get(key) is None else parse(options[key], at(key), problems, *more)
+
+        spec.exact, spec.reset, spec.resolved = namespace is not None, (), None
+        spec.namespace = values.name(options.get("namespace"), at("namespace"), problems) if namespace is None else namespace
+        spec.name = addresses.device(options.get("name"), at("name"), problems)
+        spec.key = "%s/%s" % (spec.namespace, spec.name)
+        spec.state = given("state", values.choice, STATES) or "present"
+        spec.on_mismatch = given("on_mismatch", values.choice, MISMATCH) or "fail"
+        spec.force = given("force", values.boolean) or False
+        spec.type = given("type", values.choice, TYPES) if options.get("type") is not None else "veth"
+        spec.network = given("network", values.name)
+        for key in ("bridge", "parent", "device"):
+            setattr(spec, key, given(key, addresses.device))
+        spec.vlan_id, spec.vni = given("vlan_id", values.integer, 1, _VLAN), given("vni", values.integer, 0, _VNI)
+        spec.remote, spec.local = given("remote", parts.any_address), given("local", addresses.address)
+        spec.port, spec.listen_port = given("port", addresses.port), given("listen_port", addresses.port)
+        spec.mode = given("mode", values.choice, MODES.get(spec.type, ()))
+        spec.private_key_file, spec.peers = given("private_key_file", values.absolute), given("peers", parts.peers)
+        spec.mac, spec.up = given("mac", addresses.mac), given("up", values.boolean)
+        spec.mtu = given("mtu", values.integer, 68, 65535)
+        spec.addresses, spec.gateway = given("addresses", parts.own_addresses), given("gateway", values.boolean)
+        spec.routes, spec.rules = given("routes", parts.routes), given("rules", parts.rules)
+        spec.neighbours, spec.sysctls = given("neighbours", parts.neighbours), given("sysctls", parts.sysctls)
+        spec.bandwidth = given("bandwidth", parts.bandwidth)
+        spec.publish, spec.egress, spec.aliases = given("publish", parts.publish), given("egress", parts.egress), given("aliases", parts.aliases)
+        spec.options = {key: options[key] for key in KEYS if options.get(key) is not None}
+        if spec.state == "present" and spec.type is not None:
+            spec._contradictions(options, at, problems)
+        return spec
+
+    @classmethod
+    def absent(cls, key):
+        """An interface that is no longer declared."""
+        spec = cls.from_options({}, "", Problems())
+        spec.namespace, slash, spec.name = key.partition("/")
+        spec.key, spec.state = key, "absent"
+        return spec
+
+    def drop(self, recorded):
+        """Note what the recorded declaration had and this one has not."""
+        self.reset = tuple(key for key in KEYS if (recorded or {}).get(key) is not None and getattr(self, key) is None)
+
+    def _contradictions(self, options, at, problems):
+        own = OWN[self.type]
+        for key in KEYS:
+            if options.get(key) is not None and key not in COMMON and key not in own:
+                problems.add(at(key), "belongs to the types %s, and this is of type %s" % (
+                    ", ".join(kind for kind in TYPES if key in OWN[kind]), self.type))
+        for key in NEEDED.get(self.type, ()):
+            if options.get(key) is None:
+                problems.add(at(key), "is missing: an interface of type %s needs it" % self.type)
+        if self.type == "veth":
+            self._ends(options, at, problems)
+        if options.get("mac") is not None and self.type in ("ipvlan", "wireguard"):
+            problems.add(at("mac"), "an interface of type %s has none of its own" % self.type)
+        if self.bandwidth and "receive" in self.bandwidth and self.type != "veth":
+            problems.add(at("bandwidth.receive"), "is for type veth: of others, what comes in passes no queue of ours")
+        families = {addresses.family(each) for each in self.addresses or ()}
+        if self.mtu is not None and self.mtu < 1280 and 6 in families:
+            problems.add(at("mtu"), "is less than 1280, which IPv6 needs")
+
+    def _ends(self, options, at, problems):
+        if (options.get("network") is None) == (options.get("bridge") is None):
+            problems.add(at("network"), "is missing: name a network, or a bridge" if options.get("network") is None else
+                         "an end is on one bridge: give network or bridge")
+        for key in ("gateway", "publish", "egress", "aliases"):
+            if options.get("bridge") is not None and options.get(key) is not None:
+                problems.add(at(key), "is for an interface on a network of ours")
+
+
+def of_sandbox(options, path, problems, name):
+    """The interfaces of a sandbox: `network` (a name, or {name: of the network, …options}) is its eth0, `interfaces` are more."""
+    entries = []
+    if options.get("network") is not None:
+        value = options["network"]
+        value = {"name": value} if isinstance(value, str) else dict(values.mapping(value, path + ".network", problems))
+        if value.get("network") is not None or value.get("type") is not None:
+            problems.add(path + ".network", "is of type veth, and its name is the network's: leave out network and type")
+        entries.append((dict(value, name="eth0", type="veth", network=value.get("name")), path + ".network"))
+    for index, entry in enumerate(values.items(options.get("interfaces"), path + ".interfaces", problems)):
+        here = "%s.interfaces[%d]" % (path, index)
+        entries.append((values.mapping(entry, here, problems), here))
+    return [InterfaceSpec.from_options(entry, here, problems, namespace=name) for entry, here in entries]
+
+
+class InterfaceList(list):
+    """The Specs of one run, and what holds for all of them."""
+
+    purge = False
+
+
+def parse(options, path, problems):
+    """The whole list: a Spec for each entry of `interfaces:`."""
+    rules = {key: options[key] for key in ("on_mismatch", "force") if options.get(key) is not None}
+    defaults = values.mapping(options.get("defaults"), "defaults", problems, known=KEYS)
+    specs = InterfaceList()
+    specs.purge = bool(options.get("purge"))
+    for index, entry in enumerate(values.items(options.get("interfaces"), "interfaces", problems)):
+        here = "interfaces[%d]" % index
+        entry = {key: value for key, value in values.mapping(entry, here, problems).items() if value is not None}
+        specs.append(InterfaceSpec.from_options(dict(rules, **values.merge(defaults, entry)), here, problems))
+    check_list(specs, ["interfaces[%d]" % index for index in range(len(specs))], problems)
+    return specs
+
+
+def check_list(specs, paths, problems):
+    """What two interfaces of a run cannot both have."""
+    seen = {}
+    for spec, path in zip(specs, paths):
+        claimed = [("name", "key", spec.key, "declared twice")] if spec.name is not None and spec.namespace is not None else []
+        if spec.state == "present":
+            claimed += [("mac", spec.network or spec.bridge or spec.parent, spec.mac, "the MAC of two interfaces")] if spec.mac else []
+            claimed += [("addresses", spec.network or spec.bridge, each.partition("/")[0], "the address of two interfaces")
+                        for each in spec.addresses or () if spec.type == "veth"]
+            claimed += [("device", "device", spec.device, "moved to two places")] if spec.device else []
+            claimed += [("publish", "publish", "%s port %d of the host%s" % (each["protocol"], port, each["host_address"] and " at " + each["host_address"] or ""),
+                         "published twice") for each in spec.publish or () for port in range(each["host_port"][0], each["host_port"][1] + 1)]
+        for key, where, what, words in claimed:
+            other = seen.setdefault((key, where, what), path)
+            if other != path:
+                problems.add("%s.%s" % (path, key), "%s is %s (also %s)" % (what, words, other))
