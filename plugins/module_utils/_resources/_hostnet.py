@@ -1,0 +1,61 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host's own network, read once in a run: links, addresses, routes, and the sysctls of its devices."""
+
+from __future__ import annotations
+
+from .._kernel import netlink, nsfs
+
+_READ = ("links", "addresses", "routes")
+MARK = "bulkhead "  # what the ifalias of everything of ours on the host begins with
+
+
+def net(host):
+    """The one netlink socket of the run in the host's network namespace."""
+    return host.cached("netlink", lambda: netlink.open(proc=host.proc))
+
+
+def links(host):
+    """{name: link}, as `netlink.py: Net.links` shows them."""
+    return host.cached("links", lambda: {link["name"]: link for link in net(host).links()})
+
+
+def addresses(host):
+    """The addresses of all links."""
+    return host.cached("addresses", lambda: list(net(host).addresses()))
+
+
+def routes(host):
+    """The routes of all tables but `local`."""
+    return host.cached("routes", lambda: list(net(host).routes()))
+
+
+def forget(host):
+    """Steps have changed it."""
+    for key in _READ:
+        host.drop(key)
+
+
+def member(link):
+    """`NAMESPACE/INTERFACE` of a link that is the host's end of an interface of ours, else None."""
+    alias = link["alias"] or ""
+    name = alias[len(MARK):]
+    return name if alias.startswith(MARK) and "/" in name and " " not in name else None
+
+
+def sysctl(host, key):
+    """The value of net/..., None where there is no such thing: a device that is gone, a kernel without IPv6."""
+    try:
+        return nsfs.read_sysctl(key, host.proc)
+    except FileNotFoundError:
+        return None
+
+
+def set_sysctl(host, key, value):
+    """Write one; of a device that has gone meanwhile there is nothing to write."""
+    try:
+        nsfs.write_sysctl(key, value, host.proc)
+    except FileNotFoundError:
+        pass
