@@ -25,6 +25,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 CACHE = "/var/cache/bulkhead/hosts"
 SUITES = ("bookworm", "trixie")  # Debian 12 and 13
 PROBE = 40  # seconds for a boot with KVM, which takes some 10 where it works
+KEPT = 30 * 86400  # seconds for which an image stays that nobody uses
 
 
 def digest(*parts):
@@ -59,7 +60,17 @@ def image(suite):
                                stderr=subprocess.STDOUT, text=True, check=False)
         if ended.returncode:
             raise qemu.Unable("Cannot make the image of %s: exit status %d.\n%s" % (suite, ended.returncode, ended.stdout))
+        drop_unused(suite)
+    os.utime(path)
     return path
+
+
+def drop_unused(suite):
+    """Remove the images of other recipes that no checkout has used for long: each takes a gigabyte and more."""
+    with os.scandir(CACHE) as entries:
+        for entry in entries:
+            if entry.name.startswith(suite + "-") and time.time() - entry.stat().st_mtime > KEPT:
+                shutil.rmtree(entry.path)
 
 
 def new_disk(path, backing):
