@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import aside, engine, places
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.lock import Lock
-from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan, run_together
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError
 
 
@@ -157,6 +157,25 @@ def test_plans_of_parts_are_joined_under_their_name():
     whole.take(part, "cgroup")
     assert (whole.before, whole.after) == ({"cgroup": {"x": 1}}, {"cgroup": {"x": 2}})
     assert whole.restart == [{"name": "web/nginx", "keys": ["a", "b"]}] and whole.warnings == ["careful"] and whole.changed
+
+
+def test_what_is_done_together_comes_in_the_order_of_the_plans_that_have_several(host):
+    done = []
+
+    def rules(host, things):
+        done.append(("rules", things))
+
+    def links(host, things):
+        done.append(("links", things))
+
+    short, long, refused = Plan("short"), Plan("long"), Plan("refused")
+    short.add("set links", lambda: None, together=links, thing=1)
+    long.add("set rules", lambda: None, together=rules, thing=2)
+    long.add("set links", lambda: None, together=links, thing=3)
+    refused.add("set rules", lambda: None, together=rules, thing=4)
+    refused.error = BulkheadError("no")
+    run_together(host, [short, long, refused])
+    assert done == [("rules", [2]), ("links", [1, 3])]
 
 
 def test_the_lock_is_held_alone_waits_and_names_its_holder(tmp_path):

@@ -85,15 +85,28 @@ class Plan:
 
 def run_together(host, plans):
     """Do ahead what can be done at once for many plans, as one call of systemctl serves all."""
-    groups = {}
+    groups = {together: [] for together in _in_order(plans)}
     for plan in plans:
         for step in plan.steps if plan.error is None else ():
             if step.together is not None:
-                groups.setdefault(step.together, []).append(step)
+                groups[step.together].append(step)
     for together, steps in groups.items():
         for step in steps:
             step.ahead = True
         together(host, [step.thing for step in steps])
+
+
+def _in_order(plans):
+    """What is done together, in the order that the plans have them in: rules before links also where a first plan has no rules."""
+    order = []
+    for plan in plans:
+        place = len(order)
+        for together in [step.together for step in reversed(plan.steps) if plan.error is None and step.together is not None]:
+            if together in order:
+                place = order.index(together)
+            else:
+                order.insert(place, together)
+    return order
 
 
 def run_plan(plan):
