@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import sandbox as model
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model import values
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model import values
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import Problems
 
 TYPES = ["net", "uts", "ipc", "mnt", "pid", "cgroup"]
@@ -93,6 +95,55 @@ def test_what_is_recorded_is_what_was_written():
     assert spec.options == dict({key: value for key, value in WEB.items() if key != "state"}, cgroup={"memory_max": "1M"})
 
 
+# -- networks
+
+def test_a_network_is_an_interface_and_its_names_are_shown_in_the_root():
+    spec = one(network="lab")
+    assert [(each.key, each.type, each.network) for each in spec.interfaces] == [("web/eth0", "veth", "lab")]
+    spec = one(network={"name": "lab", "publish": ["8080:80"], "addresses": ["10.42.0.5/24"]},
+               interfaces=[{"name": "eth1", "network": "back"}, {"name": "sink", "type": "dummy"}])
+    assert [each.key for each in spec.interfaces] == ["web/eth0", "web/eth1", "web/sink"]
+    assert spec.interfaces[0].addresses == ["10.42.0.5/24"] and spec.options["network"]["name"] == "lab"
+    wants = {want.target: want for want in spec.root.wants(True, names="/etc/netns/web")}
+    for name in ("hosts", "resolv.conf"):
+        want = wants["/etc/" + name]
+        assert (want.source, want.words, want.live) == ("/etc/netns/web/" + name, ["ro", "nosuid", "nodev", "noexec"], True)
+
+
+def test_without_a_network_a_sandbox_keeps_its_own_names():
+    for spec in (one(), one(interfaces=[{"name": "sink", "type": "dummy"}])):
+        assert not [want for want in spec.root.wants(True, names="/n") if want.target.startswith("/etc/")]
+
+
+def test_what_is_declared_for_the_place_of_names_is_there_instead():
+    wants = one(network="lab", bind=[{"source": "/srv/hosts", "target": "/etc/hosts"}], tmpfs=[{"target": "/run"}]).root.wants(True, names="/n")
+    assert [(want.target, want.source) for want in wants if want.target in ("/etc/hosts", "/etc/resolv.conf", "/run")] == [
+        ("/etc/hosts", "/srv/hosts"), ("/run", None), ("/etc/resolv.conf", "/n/resolv.conf")]  # in an image a link to /run
+
+
+def test_a_default_network_is_one_for_all():
+    specs, errors = parse({"name": "a"}, {"name": "b", "network": {"publish": ["80"]}}, {"name": "c", "network": None},
+                          defaults={"namespaces": {"types": ["net"]}, "network": {"name": "lab"}})
+    assert not errors and [len(spec.interfaces) for spec in specs] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(("changes", "path"), [
+    ({"network": "l b"}, "network.network"), ({"network": {"name": "lab", "mtu": 1}}, "network.mtu"),
+    ({"network": "lab", "namespaces": {"types": ["uts"]}}, "network"), ({"interfaces": [{"name": "d", "type": "dummy"}], "namespaces": ...}, "interfaces"),
+    ({"interfaces": [{"name": "a" * 16, "type": "dummy"}]}, "interfaces[0].name"), ({"interfaces": {}}, "interfaces"),
+    ({"network": "lab", "interfaces": [{"name": "eth0", "type": "dummy"}]}, "interfaces[0].name"),
+])
+def test_one_error_of_a_network_with_its_path(changes, path):
+    errors = errors_of(**changes)
+    assert len(errors) == 1 and errors[0].startswith("sandboxes[0].%s: " % path), errors
+
+
+def test_two_sandboxes_cannot_have_one_address_or_port():
+    errors = parse(dict(WEB, network={"name": "lab", "addresses": ["10.42.0.5/24"], "publish": ["8080:80"]}),
+                   dict(WEB, name="b", network={"name": "lab", "addresses": ["10.42.0.5/24"], "publish": ["8080:81"]}))[1]
+    assert [error.split(": ")[0] for error in errors] == ["sandboxes[1].network.addresses", "sandboxes[1].network.publish"]
+
+
 # -- the policy of a run
 
 def test_policy_reaches_the_parts():
@@ -148,14 +199,14 @@ TREES = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
 @given(TREES, TREES)
 def test_merging_is_sound(first, second):
     before = copy.deepcopy((first, second))
-    assert model.merge({}, first) == first == model.merge(first, {}) == model.merge(first, first)
-    merged = model.merge(first, second)
+    assert values.merge({}, first) == first == values.merge(first, {}) == values.merge(first, first)
+    merged = values.merge(first, second)
     assert set(merged) == set(first) | set(second)
     for key, value in second.items():
-        assert merged[key] == (model.merge(first.get(key), value) if isinstance(first.get(key), dict) else value)
+        assert merged[key] == (values.merge(first.get(key), value) if isinstance(first.get(key), dict) else value)
     for key in set(first) - set(second):
         assert merged[key] == first[key]
-    assert (first, second) == before and model.merge(merged, second) == merged
+    assert (first, second) == before and values.merge(merged, second) == merged
 
 
 # -- errors, each with its place
