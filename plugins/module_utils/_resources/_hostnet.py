@@ -8,34 +8,44 @@ from __future__ import annotations
 
 from .._kernel import netlink, nsfs
 
-_READ = ("links", "addresses", "routes")
 MARK = "bulkhead "  # what the ifalias of everything of ours on the host begins with
-
-
-def net(host):
-    """The one netlink socket of the run in the host's network namespace."""
-    return host.cached("netlink", lambda: netlink.open(proc=host.proc))
 
 
 def links(host):
     """{name: link}, as `netlink.py: Net.links` shows them."""
-    return host.cached("links", lambda: {link["name"]: link for link in net(host).links()})
+    return _found(host)[0]
 
 
 def addresses(host):
     """The addresses of all links."""
-    return host.cached("addresses", lambda: list(net(host).addresses()))
+    return _found(host)[1]
 
 
 def routes(host):
     """The routes of all tables but `local`."""
-    return host.cached("routes", lambda: list(net(host).routes()))
+    return _found(host)[2]
 
 
-def forget(host):
-    """Steps have changed it."""
-    for key in _READ:
-        host.drop(key)
+def _found(host):
+    def read():
+        with netlink.open(proc=host.proc) as net:
+            return {link["name"]: link for link in net.links()}, list(net.addresses()), list(net.routes())
+    return host.cached("host's network", read)
+
+
+def read(host, what, *arguments):
+    """What else there is to be asked: fdb, neighbours, ..."""
+    with netlink.open(proc=host.proc) as net:
+        return list(getattr(net, what)(*arguments))
+
+
+def send(host, messages):
+    """Change something."""
+    try:
+        with netlink.open(proc=host.proc) as net:
+            net.send(messages)
+    finally:
+        host.drop("host's network")
 
 
 def member(link):
