@@ -8,8 +8,8 @@
         found = net.links()
         net.send([netmessages.set_link("eth0", up=True), …])
 
-One plain socket for each namespace, made inside it and used from outside. pyroute2 is needed for its message classes only, which
-encode and decode; it is imported by the first `open` (0.2 s). See docs/decisions/netlink-is-a-plain-socket.md.
+One plain socket for each namespace, made inside it and used from outside. pyroute2 writes the messages; it is imported when the
+first is sent (0.2 s). See `_netformat.py` and docs/decisions/netlink-is-a-plain-socket.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 
-from . import nsfs
+from . import _netformat, nsfs
 from .netmessages import AF_BRIDGE, FAMILIES, MODES, NEWLINK, ROOT, ROUTE_TYPES, RULE_ACTIONS, TICK, UP
 
 _GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETRULE, _GETQDISC = 18, 22, 26, 30, 34, 38
@@ -67,20 +67,18 @@ def _unknown_kind(number, words, message):
 
 
 def open(path=None, proc="/proc"):  # pylint: disable=redefined-builtin
-    """A `Net` on the namespace pinned at ``path``, or on the caller's own; OSError (ENOPKG) where pyroute2 cannot be imported."""
-    from . import _netclasses
-
-    if _netclasses.MISSING is not None:
-        raise OSError(errno.ENOPKG, "%s cannot import pyroute2 (%s): install python3-pyroute2, 0.5.14 or newer, for it" % (
-            sys.executable, _netclasses.MISSING))
-    return Net(path, proc, _netclasses)
+    """A `Net` on the namespace pinned at ``path``, or on the caller's own. OSError (ENOPKG) where there is no pyroute2."""
+    missing = _netformat.missing()
+    if missing:
+        raise OSError(errno.ENOPKG, "%s for %s: install python3-pyroute2, 0.5.14 or newer" % (missing, sys.executable))
+    return Net(path, proc)
 
 
 class Net:
     """A socket in one network namespace. ``fd`` is a descriptor of the namespace itself."""
 
-    def __init__(self, path, proc, classes):
-        self._classes, self._sequence = classes, 0
+    def __init__(self, path, proc):
+        self._sequence = 0
         self.fd = os.open(path or proc + "/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             with nsfs.visit({} if path is None else {"net": "%s/self/fd/%d" % (proc, self.fd)}, proc):
@@ -112,7 +110,7 @@ class Net:
         waiting, data, failed = {}, bytearray(), []
         for message in messages:
             self._sequence += 1
-            encoded = self._classes.encode(message, self._sequence, _NLM_F_REQUEST | _NLM_F_ACK)
+            encoded = _netformat.encode(message, self._sequence, _NLM_F_REQUEST | _NLM_F_ACK)
             if len(waiting) == _BATCH or len(data) + len(encoded) > _BATCH_BYTES:
                 failed += self._exchange(data, waiting)
                 waiting, data = {}, bytearray()
@@ -143,7 +141,7 @@ class Net:
     # -- reading
 
     def _ask(self, request, kind, head, flags, keep=None):
-        """[message of `_netclasses.py`] in answer to a request; ``keep(data, offset of the fixed part)`` looks before decoding."""
+        """[what `Format.read` reads] in answer to a request; ``keep(data, offset of the fixed part)`` looks before decoding."""
         for dummy in range(16):
             self._sequence += 1
             header = _HEADER.pack(16 + len(head), request, flags | _NLM_F_REQUEST, self._sequence, 0)
@@ -154,7 +152,7 @@ class Net:
         return found
 
     def _answer(self, request, kind, dump, keep):
-        found, changing, decode = [], False, self._classes.decode
+        found, changing, read = [], False, _netformat.FORMATS[kind].read
         while True:
             data = self._socket.recv(65536)
             offset = 0
@@ -170,7 +168,7 @@ class Net:
                         raise OSError(code, "the kernel would not show %ss: %s" % (kind, os.strerror(code)))
                     return found, changing
                 if keep is None or keep(data, offset + 16):
-                    found.append(decode(kind, data, offset))
+                    found.append(read(data, offset + 16, length - 16))
                 offset += length + 3 & ~3
             if not dump:
                 return found, False
@@ -182,13 +180,13 @@ class Net:
         the namespace ``parent_netnsid`` where that is not None; ``port`` {isolated, locked, learning, hairpin, …} of a bridge's
         port, else None; ``data`` what is of its kind (`netmessages.new_link`). What is not there is None.
         """
-        return [_link(message) for message in self._ask(_GETLINK, "link", bytes(16) + _MASK, _NLM_F_DUMP)]
+        return [_link(*each) for each in self._ask(_GETLINK, "link", bytes(16) + _MASK, _NLM_F_DUMP)]
 
     def link(self, link):
         """One of these, by index or name, or None."""
         index, name = (link, b"") if isinstance(link, int) else (0, _attribute(3, link.encode() + b"\0"))
         try:
-            return _link(self._ask(_GETLINK, "link", struct.pack("=BBHiII", 0, 0, 0, index, 0, 0) + _MASK + name, 0)[0])
+            return _link(*self._ask(_GETLINK, "link", struct.pack("=BBHiII", 0, 0, 0, index, 0, 0) + _MASK + name, 0)[0])
         except OSError as exc:
             if exc.errno == errno.ENODEV:
                 return None
@@ -200,38 +198,38 @@ class Net:
         Without those of scope `host`, 127.0.0.1 and ::1.
         """
         found = self._ask(_GETADDR, "address", bytes(8), _NLM_F_DUMP, lambda data, offset: data[offset + 3] != _HOST)
-        return [_address(message) for message in found]
+        return [_address(*each) for each in found]
 
     def routes(self):
         """[{to: CIDR or 'default', family, via, index, source, metric, table, type, protocol, scope, mtu, hops}]
 
         Without the kernel's own: to the subnets of addresses, and those of the table `local`. ``hops`` is None, or the [{index, via}] of a route with several.
         """
-        return [_route(message) for message in self._ask(_GETROUTE, "route", bytes(12), _NLM_F_DUMP, _is_set)]
+        return [_route(*each) for each in self._ask(_GETROUTE, "route", bytes(12), _NLM_F_DUMP, _is_set)]
 
     def rules(self):
         """[{family, priority, from, to, iif, oif, mark: None or (N, mask), table, action, protocol}]; ``protocol`` 2 are the kernel's own."""
         found = self._ask(_GETRULE, "rule", bytes(12), _NLM_F_DUMP, lambda data, offset: data[offset] in _FAMILIES)
-        return [_rule(message) for message in found]
+        return [_rule(*each) for each in found]
 
     def neighbours(self):
         """[{index, family, address, mac, proxy}]: those that somebody has set, and addresses that are answered for (proxy)."""
         ask, head = self._ask, "=BBHiHBB"
         found = ask(_GETNEIGH, "neighbour", bytes(12), _NLM_F_DUMP, lambda data, offset: data[offset + 8] & _NUD_PERMANENT)
         found += ask(_GETNEIGH, "neighbour", struct.pack(head, 0, 0, 0, 0, 0, _NTF_PROXY, 0), _NLM_F_DUMP)
-        return [{"index": message["index"], "family": _FAMILIES.get(message["family"]), "address": message.read.get("address"),
-                 "mac": message.read.get("mac"), "proxy": bool(message["flags"] & _NTF_PROXY)} for message in found]
+        return [{"index": head[3], "family": _FAMILIES.get(head[0]), "address": read.get("address"), "mac": read.get("mac"),
+                 "proxy": bool(head[5] & _NTF_PROXY)} for head, read in found]
 
     def fdb(self):
         """[{index, mac, vlan, master, static, local, self, remote}] of all bridges and vxlans: ``local`` are a port's own addresses."""
-        return [_entry(message) for message in self._ask(_GETNEIGH, "neighbour", bytes([AF_BRIDGE]) + bytes(15), _NLM_F_DUMP)]
+        return [_entry(*each) for each in self._ask(_GETNEIGH, "neighbour", bytes([AF_BRIDGE]) + bytes(15), _NLM_F_DUMP)]
 
     def qdiscs(self):
         """[{index, kind, handle: '1:', parent: 'root' or '1:1', options, stats: {bytes, packets, drops, overlimits}}]
 
         Those that somebody has set: not the default ones, whose handle is 0.
         """
-        return [_qdisc(message) for message in self._ask(_GETQDISC, "qdisc", bytes(20), _NLM_F_DUMP, lambda data, offset: any(data[offset + 8:offset + 12]))]
+        return [_qdisc(*each) for each in self._ask(_GETQDISC, "qdisc", bytes(20), _NLM_F_DUMP, lambda data, offset: any(data[offset + 8:offset + 12]))]
 
 
 def _attribute(number, value):
@@ -255,31 +253,31 @@ def _words(data, offset, length, flags):
 
 # -- what messages say, as plain data
 
-def _link(message):
-    read, flags = message.read, message["flags"]
+def _link(head, read):
+    dummy, dummy, device, index, flags, dummy = head
     info = read.get("info") or {}
-    kind = info.get("kind")
+    kind = "loopback" if device == _LOOPBACK else info.get("kind")
     data = info.get("data") or {}
     if "mode" in data:
         data["mode"] = _MODES[kind].get(data["mode"])
-    for name in _BOOLEANS.intersection(data):
-        data[name] = bool(data[name])
-    port = info.get("port")
+    for name in data:
+        if name in _BOOLEANS:
+            data[name] = bool(data[name])
+    port = {name: bool(value) for name, value in info["port"].items()} if info.get("port_kind") == "bridge" else None
     return {
-        "index": message["index"], "name": read["name"], "kind": "loopback" if message["type"] == _LOOPBACK else kind,
-        "mac": read.get("mac"), "mtu": read.get("mtu"), "up": bool(flags & UP), "carrier": bool(flags & _LOWER_UP),
-        "master": read.get("master"), "parent": read.get("parent"), "parent_netnsid": read.get("parent_netnsid"),
-        "group": read.get("group"), "alias": read.get("alias"), "data": data,
-        "port": port and {name: bool(value) for name, value in port.items()},
+        "index": index, "name": read["name"], "kind": kind, "mac": read.get("mac"), "mtu": read.get("mtu"), "up": bool(flags & UP),
+        "carrier": bool(flags & _LOWER_UP), "master": read.get("master"), "parent": read.get("parent"), "data": data, "port": port,
+        "parent_netnsid": read.get("parent_netnsid"), "group": read.get("group"), "alias": read.get("alias"),
     }
 
 
-def _address(message):
-    read, flags = message.read, message.read.get("flags", message["flags"])
+def _address(head, read):
+    family, length, flags, scope, index = head
+    flags = read.get("flags", flags)
     return {
-        "index": message["index"], "family": _FAMILIES.get(message["family"]), "scope": _SCOPES.get(message["scope"], message["scope"]),
-        "address": "%s/%d" % (read.get("local") or read["address"], message["length"]), "permanent": bool(flags & _PERMANENT),
-        "tentative": bool(flags & _TENTATIVE), "failed": bool(flags & _DADFAILED),
+        "index": index, "family": _FAMILIES.get(family), "address": "%s/%d" % (read.get("local") or read["address"], length),
+        "permanent": bool(flags & _PERMANENT), "scope": _SCOPES.get(scope, scope), "tentative": bool(flags & _TENTATIVE),
+        "failed": bool(flags & _DADFAILED),
     }
 
 
@@ -287,45 +285,53 @@ def _is_set(data, offset):
     return data[offset + 4] != _LOCAL_TABLE and data[offset + 5] != _KERNEL and data[offset + 7] in _ROUTE_TYPES
 
 
-def _route(message):
-    read = message.read
+def _route(head, read):
+    family, length, dummy, dummy, table, protocol, scope, kind, dummy = head
     return {
-        "to": "%s/%d" % (read["to"], message["to_length"]) if "to" in read else "default", "family": _FAMILIES.get(message["family"]),
-        "via": read.get("via"), "index": read.get("index"), "source": read.get("source"), "metric": read.get("metric"),
-        "table": read.get("table", message["table"]), "type": _ROUTE_TYPES.get(message["type"], message["type"]),
-        "protocol": message["protocol"], "scope": _SCOPES.get(message["scope"], message["scope"]),
-        "mtu": read.get("metrics", {}).get("mtu"), "hops": read.get("hops"),
+        "to": "%s/%d" % (read["to"], length) if "to" in read else "default", "family": _FAMILIES.get(family), "via": read.get("via"),
+        "index": read.get("index"), "source": read.get("source"), "metric": read.get("metric"), "table": read.get("table", table),
+        "type": _ROUTE_TYPES[kind], "protocol": protocol, "scope": _SCOPES.get(scope, scope),
+        "mtu": read["metrics"].get("mtu") if "metrics" in read else None, "hops": _hops(read["hops"]) if "hops" in read else None,
     }
 
 
-def _rule(message):
-    read, net = message.read, {}
-    for name in ("from", "to"):
-        net[name] = "%s/%d" % (read[name], message[name + "_length"]) if name in read else None
-    return dict(
-        net, family=_FAMILIES.get(message["family"]), priority=read.get("priority", 0), iif=read.get("iif"), oif=read.get("oif"),
-        mark=(read["mark"], read.get("mask", 0xFFFFFFFF)) if "mark" in read else None, table=read.get("table", message["table"]),
-        action=_RULE_ACTIONS.get(message["action"], message["action"]), protocol=read.get("protocol"))
+def _hops(data):
+    found, offset = [], 0
+    while len(data) - offset >= 8:
+        length = max(struct.unpack_from("=H", data, offset)[0], 8)
+        hop = _netformat.HOP.nested(data, offset, length)
+        found.append({"index": hop["index"], "via": hop.get("via")})
+        offset += length + 3 & ~3
+    return found
 
 
-def _entry(message):
-    read, state = message.read, message["state"]
+def _rule(head, read):
+    family, to_length, from_length, dummy, table, dummy, dummy, action, dummy = head
     return {
-        "index": message["index"], "mac": read.get("mac"), "vlan": read.get("vlan"), "master": read.get("master"),
-        "static": bool(state & _NUD_NOARP), "local": bool(state & _NUD_PERMANENT), "self": bool(message["flags"] & _NTF_SELF),
-        "remote": read.get("address"),
+        "family": _FAMILIES[family], "priority": read.get("priority", 0), "iif": read.get("iif"), "oif": read.get("oif"),
+        "from": "%s/%d" % (read["from"], from_length) if "from" in read else None,
+        "to": "%s/%d" % (read["to"], to_length) if "to" in read else None,
+        "mark": (read["mark"], read.get("mask", 0xFFFFFFFF)) if "mark" in read else None, "table": read.get("table", table),
+        "action": _RULE_ACTIONS.get(action, action), "protocol": read.get("protocol"),
     }
 
 
-def _qdisc(message):
-    read = message.read
-    basic, queue = read["stats"]["basic"], read["stats"]["queue"]
-    octets, packets = struct.unpack_from("=QI", basic)
+def _entry(head, read):
+    dummy, dummy, dummy, index, state, flags, dummy = head
     return {
-        "index": message["index"], "kind": read["kind"], "handle": "%x:" % (message["handle"] >> 16),
-        "parent": "root" if message["parent"] == ROOT else "%x:%x" % (message["parent"] >> 16, message["parent"] & 0xFFFF),
-        "options": _options(read["kind"], read.get("options") or {}),
-        "stats": dict(zip(("drops", "overlimits"), struct.unpack_from("=8xI4xI", queue)), bytes=octets, packets=packets),
+        "index": index, "mac": read.get("mac"), "vlan": read.get("vlan"), "master": read.get("master"), "remote": read.get("address"),
+        "static": bool(state & _NUD_NOARP), "local": bool(state & _NUD_PERMANENT), "self": bool(flags & _NTF_SELF),
+    }
+
+
+def _qdisc(head, read):
+    dummy, dummy, dummy, index, handle, parent, dummy = head
+    octets, packets = struct.unpack_from("=QI", read["stats"]["basic"])
+    drops, overlimits = struct.unpack_from("=8xI4xI", read["stats"]["queue"])
+    return {
+        "index": index, "kind": read["kind"], "handle": "%x:" % (handle >> 16), "options": _options(read["kind"], read.get("options")),
+        "parent": "root" if parent == ROOT else "%x:%x" % (parent >> 16, parent & 0xFFFF),
+        "stats": {"bytes": octets, "packets": packets, "drops": drops, "overlimits": overlimits},
     }
 
 

@@ -165,6 +165,23 @@ def make_file(root, path, mode=0):
         os.close(directory)
 
 
+def end_of_links(root, path):
+    """Where a path leads that leads nowhere yet: the last name is read as long as it is a link, and nothing is made."""
+    for unused in range(_LINKS):
+        try:
+            fd = resolve(root, path, syscalls.O_PATH | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return path
+        try:
+            if not stat.S_ISLNK(os.fstat(fd).st_mode):
+                return path
+            target = os.readlink("", dir_fd=fd)
+        finally:
+            os.close(fd)
+        path = os.path.normpath(target if target.startswith("/") else "%s/%s" % (os.path.dirname(path), target))
+    raise _error(errno.ELOOP, path)
+
+
 def _enter(directory, name):
     """Open a sub-directory for reading; EXDEV when another mount lies on it."""
     try:
