@@ -22,6 +22,7 @@ NODES = (("null", (1, 3), 0o666), ("zero", (1, 5), 0o666), ("full", (1, 7), 0o66
          ("urandom", (1, 9), 0o666), ("tty", (5, 0), 0o666))
 LINKS = (("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
          ("stderr", "/proc/self/fd/2"), ("core", "/proc/kcore"))
+NAMED = ("hosts", "resolv.conf")  # of a sandbox on a network, in its /etc
 TMPFS_SIZE = 64 << 20  # bytes, where none is declared: a tmpfs is memory
 _BIND = ("source", "target", "read_only", "recursive", "nosuid", "nodev", "noexec")
 _TMPFS = ("target", "size", "mode", "nosuid", "nodev", "noexec")
@@ -32,14 +33,15 @@ class Want:
     """One mount of the root.
 
     ``kind``: proc, sysfs, tmpfs, devpts, mqueue, cgroup2, bind, mask, read_only. ``live``: it can be made, changed and removed
-    in the living namespace; the others come and go with the root. ``data`` are the options of a file system.
+    in the living namespace; the others come and go with the root. ``data`` are the options of a file system. ``follow``: where the
+    target is a link that leads nowhere yet, what it leads to is made.
     """
 
-    __slots__ = ("target", "kind", "flags", "source", "data", "recursive", "live")
+    __slots__ = ("target", "kind", "flags", "source", "data", "recursive", "live", "follow")
 
-    def __init__(self, target, kind, flags, source=None, data="", recursive=False, live=False):
+    def __init__(self, target, kind, flags, source=None, data="", recursive=False, live=False, follow=False):
         self.target, self.kind, self.flags, self.source, self.data = target, kind, flags, source, data
-        self.recursive, self.live = recursive, live
+        self.recursive, self.live, self.follow = recursive, live, follow
 
     @property
     def name(self):
@@ -54,15 +56,16 @@ class RootSpec:
     """The root of a sandbox.
 
     ``base`` is an OverlaySpec or the path of a directory; ``types`` are the namespaces that it has, and ``maps`` the
-    (uid_map, gid_map) of its user namespace, by which the files of the base are shown there.
+    (uid_map, gid_map) of its user namespace, by which the files of the base are shown there. ``named``: it is on a network, whose
+    names it is shown.
     """
 
-    __slots__ = ("name", "base", "types", "maps", "bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
+    __slots__ = ("name", "base", "types", "maps", "named", "bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
 
     @classmethod
     def from_options(cls, options, path, problems, name=None, base=None, types=(), maps=None):
         spec = cls()
-        spec.name, spec.base, spec.types = name, base, frozenset(types or ())
+        spec.name, spec.base, spec.types, spec.named = name, base, frozenset(types or ()), False
         spec.maps = maps if "user" in spec.types and maps and None not in maps else None
         spec.bind = _each(options, "bind", path, problems, _bind)
         spec.tmpfs = _each(options, "tmpfs", path, problems, _tmpfs)
@@ -94,9 +97,10 @@ class RootSpec:
         """Is the root itself not to be written?"""
         return not isinstance(self.base, str) and bool(self.base.read_only or not self.base.upper)
 
-    def wants(self, unified, group=None):
+    def wants(self, unified, group=None, names=None):
         """The ordered list of Wants; ``unified``: the host's cgroup tree is cgroup2 alone; ``group``: the directory of the sandbox's
-        cgroup, where its cgroup namespace is rooted elsewhere. Masks of what is not there fall away later."""
+        cgroup, where its cgroup namespace is rooted elsewhere; ``names``: that of its files of names. Masks of what is not there fall
+        away later."""
         wants = [Want("/proc", "proc", QUIET), Want("/sys", "sysfs", QUIET | RO)]
         if group and "cgroup" in self.types:
             wants.append(Want("/sys/fs/cgroup", "bind", QUIET | RO, group, live=True))
@@ -112,6 +116,9 @@ class RootSpec:
         if not any(want.target == "/dev/shm" for want in declared):
             wants.append(Want("/dev/shm", "tmpfs", QUIET, data="mode=1777,size=%d" % TMPFS_SIZE))
         wants += declared
+        if self.named:  # what is declared for the same place is there instead; and /etc/resolv.conf may be a link to a declared tmpfs
+            wants += [Want("/etc/" + name, "bind", QUIET | RO, "%s/%s" % (names, name), live=True, follow=True) for name in NAMED
+                      if not any(want.target == "/etc/" + name for want in declared)]
         wants += [Want(path, "read_only", RO, live=True) for path in _unique(READ_ONLY + tuple(self.read_only_paths))]
         wants += [Want(path, "mask", QUIET | RO, live=True) for path in _unique(MASKED + tuple(self.masked_paths))]
         return wants

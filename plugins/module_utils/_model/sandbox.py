@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The sandbox: one document that declares namespaces, cgroup, root and services under one name.
+"""The sandbox: one document that declares namespaces, cgroup, root, interfaces and services under one name.
 
 A declaration is the whole: what it leaves out is the kernel's default, and lists are exact. Its parts are the Specs of the
 single modules, with names, paths and the cgroup that follow from the sandbox's own name.
@@ -22,21 +22,23 @@ PREFIX = "bulkhead/"  # sandbox `web` lives in the cgroup bulkhead/web
 UPPERS = "/var/lib/bulkhead/uppers"
 ROOT_KEYS = ("bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
 POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge")  # of the run; not part of what is declared
-KEYS = ("name", "state", "namespaces", "cgroup", "overlay", "root", "services") + ROOT_KEYS
+NETWORK_KEYS = ("network", "interfaces")
+KEYS = ("name", "state", "namespaces", "cgroup", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
 STATES = ("present", "absent")
 
 
 class SandboxSpec:
     """One sandbox; ``options`` is the declaration as it is recorded."""
 
-    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "overlay", "root", "services", "policy", "purged")
+    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "overlay", "root", "interfaces", "services", "policy",
+                 "purged")
 
     def __init__(self, name, policy):
         self.key = name
         self.state = "present"
         self.options = {}
         self.cgroup = self.namespaces = self.overlay = self.root = None
-        self.services = []
+        self.interfaces, self.services = [], []
         self.policy = policy
         self.purged = False
 
@@ -73,6 +75,7 @@ class SandboxSpec:
             problems.add(path + ".namespaces.types", "is missing. Name the types, such as [net, uts, ipc, mnt, pid, cgroup]")
         self.cgroup = CgroupSpec.from_options(values.mapping(options.get("cgroup"), path + ".cgroup", problems),
                                               path + ".cgroup", problems, name=group)
+        self._interfaces(options, path, problems)
         self._root(options, path, problems)
         seen = set()
         for index, service in enumerate(values.items(options.get("services"), path + ".services", problems)):
@@ -84,6 +87,16 @@ class SandboxSpec:
             elif parsed.name is not None:
                 seen.add(parsed.name)
             self.services.append(parsed)
+
+    def _interfaces(self, options, path, problems):
+        given = [key for key in NETWORK_KEYS if options.get(key) is not None]
+        if not given:
+            return
+        self.interfaces = interfaces_of(self.key, options, path, problems)
+        for each in self.interfaces:
+            each.on_mismatch = self.policy["on_mismatch"]
+        if self.namespaces is None or "net" not in (self.namespaces.types or ()):
+            problems.add("%s.%s" % (path, given[0]), "belongs to a net namespace. Name net among the types of namespaces")
 
     def _root(self, options, path, problems):
         """The overlay or the directory that is the root, and what is mounted in it."""
@@ -104,6 +117,7 @@ class SandboxSpec:
         if prepared and (base is not None):
             self.root = RootSpec.from_options(extra, path, problems, name=self.key, base=base, types=self.namespaces.types,
                                               maps=(self.namespaces.uid_map, self.namespaces.gid_map))
+            self.root.named = any(each.network for each in self.interfaces)
         elif extra:
             problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay or root, and the namespace type mnt")
 
@@ -111,6 +125,29 @@ class SandboxSpec:
 def overlay_defaults(name):
     """What follows from a sandbox's name. The path is used where the sandbox has no mount namespace of its own."""
     return {"path": "/run/bulkhead/mnt/" + name, "upper": "%s/%s/upper" % (UPPERS, name), "work": "%s/%s/work" % (UPPERS, name)}
+
+
+def interfaces_of(name, options, path="", problems=None):
+    """The InterfaceSpecs of a sandbox's declaration; read only where there are some, for that is much code."""
+    if all(options.get(key) in (None, []) for key in NETWORK_KEYS):
+        return []
+    from .interface import of_sandbox
+
+    return of_sandbox(options, path, problems or Problems(), name)
+
+
+def _check_interfaces(specs, problems):
+    """What two interfaces of the host cannot both have."""
+    found = []
+    for index, spec in enumerate(specs):
+        if spec.interfaces and spec.state == "present":
+            first = ["network"] if spec.options.get("network") is not None else []
+            places = first + ["interfaces[%d]" % number for number in range(len(spec.interfaces) - len(first))]
+            found += [(each, "sandboxes[%d].%s" % (index, place)) for each, place in zip(spec.interfaces, places)]
+    if found:
+        from .interface import check_list
+
+        check_list([each for each, path in found], [path for each, path in found], problems)
 
 
 class SandboxList(list):
@@ -136,6 +173,7 @@ def parse(options, path, problems):
         if upper is not None and uppers.setdefault(upper, spec.key) != spec.key:
             problems.add(here + ".overlay.upper", "%s is the upper of %s too. Give each sandbox its own" % (upper, uppers[upper]))
         specs.append(spec)
+    _check_interfaces(specs, problems)
     if problems.errors and defaults:
         _blame(defaults, policy, problems)
     return specs

@@ -90,8 +90,7 @@ def make_want(root, want, source=-1):
     except FileNotFoundError:
         if want.kind in ("mask", "read_only"):
             return False
-        is_file = source >= 0 and not stat.S_ISDIR(os.fstat(source).st_mode)
-        target = (trees.make_file if is_file else trees.make_dirs)(root, want.target)
+        target = _make_point(root, _point(root, want), _is_file(source))
     try:
         top = want.target.split("/")[1]
         if want.live and top in ("proc", "sys") and syscalls.fs_magic(target) != _MAGIC["proc" if top == "proc" else "sysfs"]:
@@ -113,6 +112,19 @@ def make_want(root, want, source=-1):
     finally:
         os.close(target)
     return True
+
+
+def _point(root, want):
+    """The path that a mount lies on."""
+    return trees.end_of_links(root, want.target) if want.follow else want.target
+
+
+def _is_file(source):
+    return source >= 0 and not stat.S_ISDIR(os.fstat(source).st_mode)
+
+
+def _make_point(root, path, is_file):
+    return (trees.make_file if is_file else trees.make_dirs)(root, path)
 
 
 def _remount(root, want):
@@ -236,22 +248,23 @@ class Furniture:
         """Make the missing mount points that lie in the base, here, as the host's root. Those on other mounts are made inside."""
         covered = []
         for want in self.wants:
-            if any((want.target + "/").startswith(place + "/") for place in covered if place != want.target) \
-                    or want.kind in ("mask", "read_only"):
+            if want.kind in ("mask", "read_only"):
                 continue
-            covered.append(want.target)
-            source = self.sources.get(want.target)
-            is_file = source is not None and not stat.S_ISDIR(os.fstat(source).st_mode)
+            path = _point(self.root, want)
+            if any((path + "/").startswith(place + "/") for place in covered if place != path):
+                continue
+            covered.append(path)
+            is_file = _is_file(self.sources.get(want.target, -1))
             try:
-                os.close((trees.make_file if is_file else trees.make_dirs)(self.root, want.target))
+                os.close(_make_point(self.root, path, is_file))
             except OSError as exc:
                 if exc.errno == errno.EROFS:
                     raise BulkheadError("Cannot prepare the root of %s: it is read-only and has no %s to mount on. "
-                                        "Add that to a layer, or give an upper." % (self.spec.name, want.target)) from exc
-                link = _dangling(self.root, want.target)
+                                        "Add that to a layer, or give an upper." % (self.spec.name, path)) from exc
+                link = _dangling(self.root, path)
                 if link:
                     raise BulkheadError("Cannot prepare the root of %s: %s is a link that leads nowhere. Make it a %s in a layer."
-                                        % (self.spec.name, link, "file" if is_file and link == want.target else "directory")) from exc
+                                        % (self.spec.name, link, "file" if is_file and link == path else "directory")) from exc
                 raise
 
     def __call__(self):

@@ -19,9 +19,9 @@ import os
 import stat
 
 from .._model.errors import BulkheadError, reason
+from .._model.root import NAMED as FILES
 
 NOUN = "names"
-FILES = ("hosts", "resolv.conf")
 MARK = "# Kept by Bulkhead. What is changed here by hand is changed back.\n"
 LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # the second: what is behind the stub at 127.0.0.53
@@ -280,6 +280,13 @@ def _unlink(directory, name):
 
 
 # -- what interfaces, networks and sandboxes call
+
+def of(specs, aliases=()):
+    """What plan() takes, of the InterfaceSpecs of a namespace; ``aliases`` are names of its own, such as its hostname."""
+    return {each.name: {"network": each.network, "addresses": [address.partition("/")[0] for address in each.resolved],
+                        "aliases": list(dict.fromkeys(list(each.aliases or ()) + [word for word in aliases if word != each.namespace]))}
+            for each in specs if each.network}
+
 
 def plan(host, namespace, plan, members, force=False):
     """The files of a namespace; ``members`` {interface: {"network": …, "addresses": [without prefix], "aliases": […]}} is all that

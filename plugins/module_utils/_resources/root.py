@@ -124,7 +124,8 @@ def _wants(host, spec):
     unified = host.cached("unified", lambda: os.path.isdir(host.cgroup) and syscalls.fs_magic(host.cgroup) == 0x63677270)
     # Where systemd makes the cgroups, keepers live elsewhere, and so is what a cgroup namespace is rooted in.
     group = host.cgroups().path(PREFIX + spec.name, "unified") if host.systemd and "cgroup" in spec.types else None
-    return [want for want in spec.wants(unified, group) if want.target not in host.cached("not masked", lambda: _not_there(host))]
+    names = "%s/%s" % (host.names, spec.name)
+    return [want for want in spec.wants(unified, group, names) if want.target not in host.cached("not masked", lambda: _not_there(host))]
 
 
 def _not_there(host):

@@ -4,8 +4,9 @@
 
 """Sandboxes: the plans of the single nouns under one name, in the order in which they stand on each other.
 
-Upwards: cgroup, namespaces with the prepared root, what is mounted in it, services. Downwards the other way round. Where
-namespaces or root have to be made anew, the services are stopped before and started after.
+Upwards: files of names, cgroup, namespaces with the prepared root, what is mounted in it, interfaces, services. Downwards the
+other way round. Where namespaces or root have to be made anew, the services are stopped before and started after.
+What knows of interfaces is imported where some are declared or were.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
 from .._model.overlay import OverlaySpec
-from .._model.sandbox import PREFIX, SandboxSpec, overlay_defaults, parse
-from . import cgroup, namespace, overlay, root, service
+from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, overlay_defaults, parse
+from . import _names, cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
@@ -32,6 +33,41 @@ def find(host, specs):
     """What is asked about each is asked at once."""
     _expect(host, [spec.key for spec in specs] + [name for name in names(host) if specs.policy["purge"]])
     service.expect(host, [each.name for spec in specs for each in spec.services])
+    _find_interfaces(host, specs)
+
+
+def _find_interfaces(host, specs):
+    """Addresses are given to all that are declared before the first is planned."""
+    present = {spec.key for spec in specs if spec.state == "present"}
+    gone = {spec.key for spec in specs if spec.state == "absent"}
+    gone.update(name for name in names(host) if specs.policy["purge"] and name not in present)
+    declared, networked = [], []
+    for spec in specs:
+        before = _interfaces_before(host, spec.key) if spec.key in present else {}
+        for each in spec.interfaces if before else ():
+            each.drop(before.get(each.name))
+        declared += spec.interfaces if spec.key in present else []
+        networked += [spec.key] if before and not spec.interfaces else []
+    networked += [name for name in sorted(gone) if _has_interfaces(host, name)]
+    if declared or networked:
+        _interface().find(host, declared, networked)
+
+
+def _interface():
+    from . import interface
+
+    return interface
+
+
+def _interfaces_before(host, name):
+    """{interface: its options} as the sandbox was declared last."""
+    return {each.name: each.options for each in interfaces_of(name, host.records.options(RECORD, name) or {})}
+
+
+def _has_interfaces(host, name):
+    """Was any declared, or made by hand with the module `interface`?"""
+    made = host.cached("namespaces with interfaces", lambda: {key.partition("/")[0] for key in host.claims.names("interface")})
+    return name in made or bool(_interfaces_before(host, name))
 
 
 def _expect(host, keys):
@@ -69,20 +105,39 @@ def _present(host, spec, plan):
     cgroup.plan(host, spec.cgroup, group)
     host.promised.add(("cgroup", spec.cgroup.name))
     spaces = _plan_namespaces(host, spec, recorded)
+    links = _plan_interfaces(host, spec)
     base = _plan_chroot(host, spec)
     renewed = bool(spec.namespaces is not None and spec.namespaces.renewed) or _unmounts(base)
     if renewed:
         _refuse_visitors(host, spec.key, "recreate", spec.policy["kill"])
         for name in sorted(declared.intersection(_services(host, spec.key))):
             service.plan_stop(host, name, plan)
+    files = Plan()
+    members = _names.of(spec.interfaces, [spec.namespaces.hostname] if spec.interfaces and spec.namespaces.hostname else [])
+    if members or _interfaces_before(host, spec.key):
+        _names.plan(host, spec.key, files, members)
+    if members:
+        plan.take(files)  # before the root shows them
     plan.take(group, "cgroup")
     plan.take(spaces)
     plan.take(base, "overlay")
+    plan.take(links, "interfaces")
+    if not members:
+        plan.take(files)
     for each in spec.services:
         each.renew = renewed
         each.on_change = spec.policy["on_change"] or "report"
         plan.take(_part(service.plan, host, each), each.name)
     plan.record(RECORD, spec.key, spec.options)
+
+
+def _plan_interfaces(host, spec):
+    """The plan of all its interfaces, which its namespaces, planned before, may bear or not yet."""
+    plan = Plan()
+    if spec.interfaces or _interfaces_before(host, spec.key):
+        anew = spec.namespaces is None or "net" in spec.namespaces.made
+        _interface().plan_for(host, spec.key, spec.interfaces, plan, anew)
+    return plan
 
 
 def _plan_chroot(host, spec):
@@ -161,6 +216,8 @@ def _absent(host, spec, plan):
     services = _services(host, spec.key)
     for name in services:
         plan.take(_part(service.plan_removal, host, name), name)
+    if _has_interfaces(host, spec.key):
+        plan.take(_part(_interface().plan_removal, host, spec.key), "interfaces")
     spaces = _no_namespaces(spec)
     spaces.force = _lost(host, "namespace", spec.key, recorded)
     plan.take(_part(namespace.plan, host, spaces), "namespaces")
@@ -173,6 +230,7 @@ def _absent(host, spec, plan):
     group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
     group.state, group.kill, group.force = "absent", True, _lost(host, "cgroup", PREFIX + spec.key, recorded)
     plan.take(_part(cgroup.plan, host, group), "cgroup")
+    _names.plan(host, spec.key, plan, {})
     if plan.steps:
         plan.differ("state", "present", "absent")
     plan.record(RECORD, spec.key, None)
@@ -273,6 +331,7 @@ def show(host, name, healthy=None):
         "cgroup": cgroup.show(host, PREFIX + name),
         "root": root.show(host, name) if now.pins["mnt"].alive else None,
         "overlay": overlay.show(host, host.state + "/mnt/" + name),
+        "interfaces": _interface().shown(host, name) if now.pins["net"].alive and _has_interfaces(host, name) else [],
         "services": [shown for shown in (service.show(host, each, healthy and healthy(each)) for each in _services(host, name)) if shown],
     }
     found["restore_error"] = host.failures.read(name)
