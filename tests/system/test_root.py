@@ -43,10 +43,11 @@ class Sandbox:
         with open("%s/%s" % (self.top, path), "w", encoding="utf-8") as stream:
             stream.write(text)
 
-    def run(self, check=False, types=TYPES, base=None, on_mismatch="recreate", **options):
+    def run(self, check=False, types=TYPES, base=None, on_mismatch="recreate", named=False, **options):
         host, problems = drive.new_host(), Problems()
         base = base or OverlaySpec.from_options(self.base, "overlay", problems, defaults={"path": "/run/bulkhead/mnt/" + NAME})
         spec = RootSpec.from_options(options, "", problems, name=NAME, base=base, types=types)
+        spec.named = named
         wanted = NamespaceSpec.from_options(dict(types=list(types)), "", problems, name=NAME)
         problems.raise_if_any()
         places.ensure(host)
@@ -328,3 +329,55 @@ def test_input_errors():
                                devices=["/etc/passwd", "/dev/pts/3", dict(path="/dev/x", mode="9")], masked_paths=["rel"], bogus=1), "sandboxes[1]",
                           problems, name="x", base="/", types=TYPES)
     assert len(problems.errors) >= 11 and all(error.startswith("sandboxes[1].") for error in problems.errors), problems.errors
+
+
+@pytest.fixture
+def names():
+    """The files of names of the sandbox: {name: path}."""
+    directory = drive.new_host().names + "/" + NAME
+    os.makedirs(directory)
+    for name in ("hosts", "resolv.conf"):
+        with open("%s/%s" % (directory, name), "w", encoding="utf-8") as stream:
+            stream.write("# %s\n" % name)
+    yield {name: "%s/%s" % (directory, name) for name in os.listdir(directory)}
+    for name in os.listdir(directory):
+        os.unlink("%s/%s" % (directory, name))
+    os.rmdir(directory)
+
+
+@pytest.mark.parametrize("link", [None, "/run/resolver/stub.conf", "../run/resolver/stub.conf", "../../../../run/x"])
+@pytest.mark.parametrize("more", [{}, {"tmpfs": [{"target": "/run"}]}])
+def test_names_are_shown_where_the_image_looks_for_them(box, names, link, more):
+    """resolv.conf of an image is often a link to what is made in /run at its boot: that is made, inside the root."""
+    if link:
+        os.symlink(link, box.top + "/base/etc/resolv.conf")
+    box.write("base/etc/hosts", "the image's own\n")
+    box.run(**more)  # without a network
+    before, own = box.keeper(), box.inside(lambda: content("/etc/hosts"))
+    predicted = box.run(check=True, named=True, **more)
+    assert box.run(named=True, **more) == predicted and box.run(named=True, **more) == []
+    assert [box.inside(lambda name=name: content("/etc/" + name)) for name in ("hosts", "resolv.conf")] == ["# hosts\n", "# resolv.conf\n"]
+    assert box.inside(lambda: str(os.path.islink("/etc/resolv.conf"))) == str(bool(link))
+    with open(names["hosts"], "r+", encoding="utf-8") as stream:  # in place, as they are written
+        stream.write("# other\n")
+    assert box.inside(lambda: content("/etc/hosts")) == "# other\n"
+    os.unlink(names["hosts"])  # and anew, by hand: another file, which is not what is shown
+    with open(names["hosts"], "w", encoding="utf-8") as stream:
+        stream.write("# anew\n")
+    assert len(box.run(named=True, **more)) == 3 and box.inside(lambda: content("/etc/hosts")) == "# anew\n"
+    box.run(**more)
+    assert box.inside(lambda: content("/etc/hosts")) == own == "the image's own\n" and box.keeper() == before
+
+
+def test_a_read_only_root_without_the_file_is_refused_unless_it_leads_elsewhere(box, names):
+    base = dict(box.base, upper=None, work=None, read_only=True)
+    os.unlink(box.top + "/base/etc/file")
+    os.symlink("/run/x", box.top + "/base/etc/resolv.conf")
+    for directory in ("proc", "sys", "dev", "run"):
+        os.mkdir(box.top + "/base/" + directory)
+    spec = OverlaySpec.from_options(base, "overlay", Problems(), defaults={"path": "/run/bulkhead/mnt/" + NAME})
+    with pytest.raises(BulkheadError, match="it is read-only and has no /etc/hosts to mount on"):
+        box.run(base=spec, named=True, tmpfs=[{"target": "/run"}])
+    box.write("base/etc/hosts", "")
+    box.run(base=spec, named=True, tmpfs=[{"target": "/run"}])
+    assert box.inside(lambda: content("/etc/resolv.conf")) == "# resolv.conf\n"

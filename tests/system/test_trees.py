@@ -53,6 +53,19 @@ def test_links_stay_inside(root, resolve):
     os.close(opened)
 
 
+def test_the_end_of_links(root):
+    fd, top, out = root
+    os.mkdir(top + "/etc")
+    for name, target in (("etc/one", "../run/x"), ("etc/two", "one"), ("etc/three", "/etc/two"), ("etc/out", "../" * 9 + "run"), ("loop", "loop")):
+        os.symlink(target, top + "/" + name)
+    for path, found in (("/etc/one", "/run/x"), ("/etc/two", "/run/x"), ("/etc/three", "/run/x"), ("/etc/out", "/run"), ("/etc", "/etc"),
+                        ("/none", "/none"), ("/none/x", "/none/x")):
+        assert trees.end_of_links(fd, path) == found
+    with pytest.raises(OSError, match="Too many levels"):
+        trees.end_of_links(fd, "/loop")
+    assert os.listdir(out) == [] and not os.path.exists(top + "/run")
+
+
 def test_making(root):
     fd, top, out = root
     os.umask(0o077)
