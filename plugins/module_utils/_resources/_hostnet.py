@@ -45,7 +45,12 @@ def send(host, messages):
         with netlink.open(proc=host.proc) as net:
             net.send(messages)
     finally:
-        host.drop("host's network")
+        forget(host)
+
+
+def forget(host):
+    """Steps have changed it."""
+    host.drop("host's network")
 
 
 def member(link):
