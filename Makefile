@@ -5,13 +5,13 @@
 # make demo         two real services in two real sandboxes on this host, and a table read from the kernel
 # make demo-clean   remove them; the root file system stays in its cache
 # make test         all stages below that need no long time, with counts
-# make STAGE        one stage: sanity lint unit layers integration system fallbacks molecule hosts torture bench
+# make STAGE        one stage: sanity lint unit layers pyroute2 integration system fallbacks molecule hosts torture bench
 # make hosts        what needs a real host: on virtual machines with Debian 12 and 13 (make test: the core of it, on one)
 # make torture      every kill point and every injected error (make test: a sample of them)
 # make setup        what all of them stand on: Debian packages and .venv (says nothing when it is there)
 
 SHELL := /bin/bash
-STAGES := sanity lint unit layers integration system fallbacks molecule hosts
+STAGES := sanity lint unit layers pyroute2 integration system fallbacks molecule hosts
 
 # Ansible keeps what it writes for itself in build/, and works on this host with the Python of .venv.
 export PATH := $(CURDIR)/.venv/bin:/usr/local/sbin:/usr/sbin:/sbin:$(PATH)

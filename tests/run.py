@@ -28,6 +28,8 @@ import tree  # noqa: E402  pylint: disable=wrong-import-position
 
 BIN = os.path.join(ROOT, ".venv", "bin")
 ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
+# The oldest pyroute2 that is promised (it needs a Python before 3.12), Debian 12's, Debian 13's and the newest.
+PYROUTE2 = {"0.5.14": ("python3.9", "python3.10", "python3.11"), "0.7.2": ("python3.11", "python"), "0.7.7": ("python3.13", "python"), "0.9.7": ("python",)}
 LIMIT = 1800  # seconds for one command
 HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
@@ -120,6 +122,18 @@ def system(runner):
     yield from pytest(runner, "system", ALONE)
 
 
+def pyroute2(runner):
+    # What the netlink adapter promises, under each pyroute2; they are fetched ahead, as a private host has no network.
+    for version, pythons in PYROUTE2.items():
+        python = next(filter(None, (shutil.which(name, path=search_path()) for name in pythons)), pythons[0])
+        folder = os.path.join(ROOT, "build", "pyroute2", version)
+        if not os.path.isdir(os.path.join(folder, "pyroute2")):
+            runner.run(["pip", "install", "--quiet", "--no-deps", "--target", folder, "pyroute2==" + version])
+        text = runner.run([*ALONE, python, "tests/system/netlink_contract.py", version], PYTHONPATH=folder)[1]
+        passed, failed = map(int, (re.findall(r"^pyroute2 .*: (\d+) passed, (\d+) failed$", text, re.M) or [(0, 1)])[-1])
+        yield "pyroute2 " + version, passed, failed
+
+
 def fallbacks(runner):
     # What the kernel layer does where / is shared, and where a kernel has not the newer system calls.
     for options, names in (
@@ -191,11 +205,11 @@ def bench(runner):
 STAGES = {
     "sanity": (sanity, "."), "lint": (lint, "."), "unit": (unit, "tests/unit"),
     "integration": (integration, "tests/integration/targets"), "system": (system, "tests/system"),
-    "layers": (layers, "tests/system"), "fallbacks": (fallbacks, "tests/system"),
+    "layers": (layers, "tests/system"), "pyroute2": (pyroute2, "tests/system"), "fallbacks": (fallbacks, "tests/system"),
     "molecule": (molecule, "extensions/molecule"), "hosts": (hosts, "tests/hosts"),
     "torture": (torture, "tests/torture"), "bench": (bench, "tests/bench"),
 }
-TEST = ["lint", "unit", "sanity", "layers", "integration", "system", "fallbacks", "hosts", "molecule", "torture"]  # cheap first
+TEST = ["lint", "unit", "sanity", "layers", "pyroute2", "integration", "system", "fallbacks", "hosts", "molecule", "torture"]  # cheap first
 
 
 def main():

@@ -69,6 +69,8 @@ def violations(path):
                 yield "%s:%d imports %s" % (path, line, ".".join(name[len(OURS):]))
         elif name[0] in ("ansible", "ansible_collections") and mine not in ("_adapter", "modules"):
             yield "%s:%d imports Ansible: %s" % (path, line, ".".join(name))
+        elif name[0] == "pyroute2" and path.endswith("_kernel/_netformat.py"):
+            continue  # in the function that writes messages
         elif name[0] not in sys.stdlib_module_names and name[0] not in ("__future__", "ansible"):
             yield "%s:%d imports %s, which is not in Python" % (path, line, ".".join(name))
 

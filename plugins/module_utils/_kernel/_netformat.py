@@ -14,6 +14,7 @@ has a number of its own: its name ends in 6 for writing, and it is read by the s
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import socket
 import struct
@@ -158,6 +159,7 @@ HOP = Format((("length", "H"), ("flags", "B"), ("weight", "B"), ("index", "i")),
 _writers = {}
 
 
+@functools.lru_cache(None)
 def missing():
     """Why no message can be written, or None: whether there is a pyroute2, without importing it."""
     return None if importlib.util.find_spec("pyroute2") else "there is no Python module pyroute2"
