@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -42,21 +43,29 @@ def test_a_socket_of_a_pinned_namespace_leaves_the_process_where_it_was():
     assert os.readlink("/proc/self/ns/net") == here
 
 
+def python(code, *words, flags=()):
+    """What a fresh Python prints that has imported the adapter."""
+    plugins = os.path.join(os.path.dirname(os.path.dirname(contract.HERE)), "plugins")
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom module_utils._kernel import netlink, netmessages as ask\n" + code
+    return subprocess.run([sys.executable, *flags, "-c", code, plugins, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def test_reading_does_not_import_pyroute2():
     """A run that changes nothing is spared the 0.2 s."""
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from module_utils._kernel import netlink, netmessages as ask\n"
-            "with netlink.open() as net:\n"
-            "    net.links(), net.addresses(), net.routes(), net.rules(), net.neighbours(), net.fdb(), net.qdiscs(), net.link('lo')\n"
-            "    assert 'pyroute2' not in sys.modules\n"
-            "    net.send([ask.set_link('lo', up=True)])\n"
-            "    assert 'pyroute2' in sys.modules\n")
-    plugins = os.path.join(os.path.dirname(os.path.dirname(contract.HERE)), "plugins")
-    subprocess.run([sys.executable, "-c", code, plugins], check=True)
+    python("with netlink.open() as net:\n"
+           "    net.links(), net.addresses(), net.routes(), net.rules(), net.neighbours(), net.fdb(), net.qdiscs(), net.link('lo')\n"
+           "    assert 'pyroute2' not in sys.modules\n"
+           "    net.send([ask.set_link('lo', up=True)])\n"
+           "    assert 'pyroute2' in sys.modules\n")
 
 
 def test_without_pyroute2_it_says_what_to_install():
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from module_utils._kernel import netlink\n"
-            "try:\n    netlink.open()\nexcept OSError as exc:\n    print(exc.strerror)\n")
-    plugins = os.path.join(os.path.dirname(os.path.dirname(contract.HERE)), "plugins")
-    said = subprocess.run([sys.executable, "-IS", "-c", code, plugins], check=True, stdout=subprocess.PIPE, text=True).stdout
+    said = python("sys.modules['pyroute2'] = None\ntry:\n    netlink.open()\nexcept OSError as exc:\n    print(exc.strerror)\n")
     assert said == "there is no Python module pyroute2 for %s: install python3-pyroute2, 0.5.14 or newer\n" % sys.executable
+
+
+def test_a_python_without_site_finds_it_where_packages_are():
+    """As the program on the host is started."""
+    folder = os.path.dirname(os.path.dirname(importlib.util.find_spec("pyroute2").origin))
+    code = "import site\nsite.getsitepackages = lambda: [sys.argv[2]]\nnetlink.open().send([ask.set_link('lo', up=True)])\nprint('sent')\n"
+    assert python(code, folder, flags=["-IS"]) == "sent\n"

@@ -18,6 +18,7 @@ import functools
 import importlib.util
 import socket
 import struct
+import sys
 
 _HEAD = struct.Struct("=HH").unpack_from
 
@@ -162,7 +163,13 @@ _writers = {}
 @functools.lru_cache(None)
 def missing():
     """Why no message can be written, or None: whether there is a pyroute2, without importing it."""
-    return None if importlib.util.find_spec("pyroute2") else "there is no Python module pyroute2"
+    found = importlib.util.find_spec("pyroute2")
+    if found is None and sys.flags.no_site:  # the program on the host starts without what packages have installed
+        import site
+
+        sys.path += [folder for folder in site.getsitepackages() if folder not in sys.path]
+        found = importlib.util.find_spec("pyroute2")
+    return None if found else "there is no Python module pyroute2"
 
 
 def encode(message, sequence, flags):
