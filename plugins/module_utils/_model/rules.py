@@ -24,10 +24,10 @@ class Net:
     open connections to; of the one way out, None for any); ``host_services`` [(protocol, first port, last port)].
     """
 
-    def __init__(self, name, bridge, masquerade=True, internal=False, uplink=None, reaches=(), inter_sandbox=True, antispoof=True,
+    def __init__(self, name, bridge, subnets, masquerade=True, internal=False, uplink=None, reaches=(), inter_sandbox=True, antispoof=True,
                  host_services=()):
         self.owner = self.name = name
-        self.bridge, self.uplink, self.reaches = bridge, uplink, reaches
+        self.bridge, self.subnets, self.uplink, self.reaches = bridge, subnets, uplink, reaches
         self.masquerade, self.internal = masquerade, internal
         self.inter_sandbox, self.antispoof = inter_sandbox, antispoof
         self.host_services = host_services
@@ -35,7 +35,9 @@ class Net:
     def elements(self):
         """{set: {value: data}}"""
         me = (self.bridge,)
-        found = {"bridges": {me: None}, "hairpin": {me + me: None}}
+        found = {"bridges": {me: None}}
+        for subnet in self.subnets:
+            _put(found, "hairpin%d" % addresses.family(subnet), [me + (subnet,)])
         pairs = [me + (other,) for other in self.reaches]
         if self.inter_sandbox:
             pairs.append(me + me)

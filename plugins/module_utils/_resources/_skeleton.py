@@ -19,7 +19,6 @@ _SETS = {
     "bridges": ["ifname"],  # of our networks
     "guarded": ["ifname"],  # of networks whose members may send from their own addresses only
     "pairs": ["ifname", "ifname"],  # whose members may open connections to whose: (from, to)
-    "hairpin": ["ifname", "ifname"],  # each bridge with itself
     "outward": ["ifname"],  # may leave by any device
     "uplinks": ["ifname", "ifname"],  # may leave by this device
     "masquerade": ["ifname"],  # leave with the host's address
@@ -29,6 +28,7 @@ _INTERVALS = {"services": ["ifname", "inet_proto", "inet_service"]}  # of the ho
 _MAPS = {}
 for _digit, _address, _protocol in _FAMILIES:
     _SETS["members" + _digit] = ["ether_addr", _address]
+    _INTERVALS["hairpin" + _digit] = ["ifname", _address]  # each bridge with its subnets
     _SETS["egress" + _digit] = [_address]  # may open only what is in the next two
     _INTERVALS["allow" + _digit] = [_address, "inet_proto", _address, "inet_service"]
     _INTERVALS["allow_any" + _digit] = [_address, _address]
@@ -92,7 +92,8 @@ _BASES = {  # chain: (type, hook, priority)
 def _published(digit, family):
     every = (_PROTOCOL, _PORT)
     return [[_to(family, (_field(family, "daddr"),) + every, "publish", digit)],
-            [_is(_fib("daddr"), _LOCAL), _to(family, every, "publish_any", digit)]]
+            [_is(_fib("daddr"), _LOCAL)] + ([_not(_field("ip6", "daddr"), "::1")] if family == "ip6" else []) + [  # never routed away
+                _to(family, every, "publish_any", digit)]]
 
 
 def _to(family, key, name, digit):
@@ -147,10 +148,12 @@ _CHAINS = {
         [_is(_field("ip6", "saddr"), "@egress6"), _jump("listed")],
     ],
     "listed": _listed("4", "ip") + _listed("6", "ip6") + [[_REJECT]],
-    # The host itself, and a member that meets another one of its network by an address of the host, are answered through us.
+    # The host itself, and a member that meets one of its network by an address of the host, are answered through us. There is no
+    # iifname here for a frame that br_netfilter hands over.
     "postrouting": [
         [_TO_US, _PUBLISHED, _is(_fib("saddr"), _LOCAL), _MASQUERADE],
-        [_is((_IN, _OUT), "@hairpin"), _PUBLISHED, _MASQUERADE],
+        [_is((_OUT, _field("ip", "saddr")), "@hairpin4"), _PUBLISHED, _MASQUERADE],
+        [_is((_OUT, _field("ip6", "saddr")), "@hairpin6"), _PUBLISHED, _MASQUERADE],
         [_is(_IN, "@masquerade"), _TO_OTHERS, _MASQUERADE],
     ],
 }
