@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import places
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.engine import converge
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
+from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel import built
 from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel.mountinfo import Table
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import slices
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.cgroup import CgroupSpec
@@ -64,6 +65,7 @@ class Machine:
         disk.mkdir(parents=True)
         (disk / "uevent").write_text("MAJOR=254\nDEVNAME=%s\n" % DISK[len("/dev/"):])
         monkeypatch.setattr(places, "ensure", lambda host: False)
+        monkeypatch.setattr(built, "lacks", lambda option, **roots: False)  # it would look at the kernel that runs the tests
         monkeypatch.setattr(Host, "systemd", True)
 
     def host(self):
@@ -169,18 +171,16 @@ def test_other_refusals(machine):
     assert "max_depth has" in text and "pressure has" in text and "memory_max" not in text
 
 
-def test_a_kernel_built_without_a_file(machine):
-    """No cgroup has the controller yet that would show it: the kernel's list of functions does, or nothing."""
-    os.makedirs(machine.roots["proc"])
-    for function, refused in (("iolatency_set_limit", False), ("tg_set_limit", True)):
-        with open(machine.roots["proc"] + "/kallsyms", "w", encoding="ascii") as stream:
-            stream.write("0000000000000000 t %s\n" % function)
+def test_a_kernel_built_without_a_file(machine, monkeypatch):
+    """No cgroup has the controller yet that would show it: what the kernel is built with does."""
+    for missing in ("OTHER", "BLK_CGROUP_IOLATENCY"):
+        monkeypatch.setattr(built, "lacks", lambda option, missing=missing, **roots: option == missing)
         for driver in ("auto", "cgroupfs"):
             options = {"name": "w", "driver": driver, "io_latency": ROWS["io_latency"][0]}
-            if refused:
-                assert "io_latency needs io.latency, which this kernel does not have" in machine.refuse(**options)
-            else:
+            if missing == "OTHER":
                 assert "set io.latency of w" in machine.converge(True, **options).joined("actions")
+            else:
+                assert "io_latency needs io.latency, which this kernel does not have" in machine.refuse(**options)
 
 
 def test_limits_of_several_tasks_are_in_one_file(machine):

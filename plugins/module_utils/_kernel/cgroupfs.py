@@ -15,12 +15,13 @@ import os
 import signal
 import time
 
+from . import built
+
 UNIFIED = "unified"
 # The v1 controllers whose hierarchies a cgroup of ours has a directory in.
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "freezer", "devices", "hugetlb", "rdma", "misc")
 ALIASES = {"io": "blkio"}  # v2's word -> v1's
-# What a kernel may be built without although it has the controller, and a function behind it (block/blk-iolatency.c).
-_BEHIND = {"io.latency": " iolatency_set_limit"}
+_OPTIONS = {"io.latency": "BLK_CGROUP_IOLATENCY"}  # files that a kernel may be built without although it has their controller
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH, errno.EOPNOTSUPP)
 PATIENCE = 5.0  # seconds that freezing or dying processes are waited for
 
@@ -316,9 +317,8 @@ def write(path, text):
 
 
 def built_without(file, proc="/proc"):
-    """Is this kernel built without a file that its controller may have? False where its list of functions does not tell."""
-    functions = read(proc + "/kallsyms", "") if file in _BEHIND else ""
-    return bool(functions) and _BEHIND[file] not in functions
+    """Is this kernel known to be built without a file that its controller may have?"""
+    return file in _OPTIONS and built.lacks(_OPTIONS[file], proc=proc)
 
 
 def nested(path):
