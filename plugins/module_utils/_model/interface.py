@@ -46,14 +46,15 @@ class InterfaceSpec:
     """One interface as declared. What was not declared is None, and then not compared.
 
     ``addresses`` None: one of each subnet of the network is allocated. The forms of the lists are those of `interface_parts.py`.
-    ``exact``: a declaration is the whole (the composite): what the recorded one had and this one has not goes back (`drop`).
-    plan() answers in ``resolved``: the addresses that it has by then.
+    ``exact``: a declaration is the whole (the composite). ``former`` is what was recorded, None where nothing was.
+    `_resources/interface.py: find` fills in ``net``, the NetworkSpec of its network, ``resolved``, the addresses that it has when the run
+    is done, ``leads_out``, whether its network's gateway is the namespace's way out, and ``trouble``, why that could not be.
     """
 
     __slots__ = ("namespace", "name", "key", "state", "on_mismatch", "force", "type", "network", "bridge", "parent", "device", "vlan_id",
                  "vni", "remote", "local", "port", "mode", "private_key_file", "listen_port", "peers", "mac", "mtu", "up", "addresses",
-                 "gateway", "routes", "rules", "neighbours", "sysctls", "bandwidth", "publish", "egress", "aliases", "exact", "reset",
-                 "resolved", "options")
+                 "gateway", "routes", "rules", "neighbours", "sysctls", "bandwidth", "publish", "egress", "aliases", "exact",
+                 "former", "net", "resolved", "leads_out", "trouble", "options")
 
     @classmethod
     def from_options(cls, options, path, problems, namespace=None):
@@ -69,7 +70,8 @@ class InterfaceSpec:
         def given(key, parse, *more):
             return None if options.get(key) is None else parse(options[key], at(key), problems, *more)
 
-        spec.exact, spec.reset, spec.resolved = namespace is not None, (), None
+        spec.exact, spec.former, spec.net, spec.trouble = namespace is not None, None, None, None
+        spec.resolved, spec.leads_out = [], False
         spec.namespace = values.name(options.get("namespace"), at("namespace"), problems) if namespace is None else namespace
         spec.name = addresses.device(options.get("name"), at("name"), problems)
         spec.key = "%s/%s" % (spec.namespace, spec.name)
@@ -100,14 +102,19 @@ class InterfaceSpec:
     @classmethod
     def absent(cls, key):
         """An interface that is no longer declared."""
-        spec = cls.from_options({}, "", Problems())
-        spec.namespace, slash, spec.name = key.partition("/")
-        spec.key, spec.state = key, "absent"
+        spec = cls.recorded(key, {"type": "dummy"})
+        spec.state, spec.exact = "absent", False
         return spec
 
+    @classmethod
+    def recorded(cls, key, options):
+        """An interface as it was recorded."""
+        namespace, slash, name = key.partition("/")
+        return cls.from_options(dict(options, name=name), "", Problems(), namespace=namespace)
+
     def drop(self, recorded):
-        """Note what the recorded declaration had and this one has not."""
-        self.reset = tuple(key for key in KEYS if (recorded or {}).get(key) is not None and getattr(self, key) is None)
+        """Note what was declared last: its options, or None."""
+        self.former = self.recorded(self.key, {key: recorded[key] for key in KEYS if key in recorded}) if recorded else None
 
     def _contradictions(self, options, at, problems):
         own = OWN[self.type]
@@ -161,7 +168,7 @@ class InterfaceList(list):
 def parse(options, path, problems):
     """The whole list: a Spec for each entry of `interfaces:`."""
     rules = {key: options[key] for key in ("on_mismatch", "force") if options.get(key) is not None}
-    defaults = values.mapping(options.get("defaults"), "defaults", problems, known=KEYS)
+    defaults = values.mapping(options.get("defaults"), "defaults", problems, known=("namespace",) + KEYS)
     specs = InterfaceList()
     specs.purge = bool(options.get("purge"))
     for index, entry in enumerate(values.items(options.get("interfaces"), "interfaces", problems)):

@@ -1,0 +1,127 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The steps of one interface: its making with all that belongs to it, a change in place, its removal.
+
+The claim is begun before the first message and completed after the last. Of a device it holds what the device was like on the host.
+"""
+
+from __future__ import annotations
+
+from .._kernel import netmessages as nm
+from .._kernel import nsfs
+from .._model.interface import host_end
+from . import _devices, _hostnet, _link_acts, _links, _ports
+
+NOUN = _links.NOUN
+_UNTOLD = ("up", "host_end", "port", "fdb", "answered")  # of a new link they go without saying
+
+
+class Way:
+    """How steps are taken: ``ahead`` with those of all other plans, or each when its turn comes, as where its namespace is made
+    ``anew`` by a step before it.
+    """
+
+    def __init__(self, anew=False, ahead=True):
+        self.anew, self.ahead = anew, ahead and not anew
+
+
+def make(host, spec, space, plan, way, index, maker, changes, device):
+    """One step, in which all of it comes. ``maker`` and ``index`` are of `_links.make`; ``device`` is the link of the host that is moved."""
+    outside = [change for change in changes if change.outside]
+    inner = [change for change in changes if not change.outside]
+    place = {"pin": space.path, "name": spec.name}
+    plan.differ("type", None, spec.type)
+    for change in changes:
+        if change.key not in _UNTOLD:
+            plan.differ(change.key, None, change.after)
+    first = [change.call for change in inner if change.call and not change.last]
+    back, claim, words = _link_acts.Act(leaves=lambda home: [nm.delete_link(spec.name)], **place), {}, "create interface %s" % spec.key
+    if spec.type == "tap":
+        first.insert(0, lambda unused: _devices.make_tap(spec.name))
+    elif spec.type == "device":
+        origin = claim["origin"] = device and _devices.origin_of(device, spec.device)
+        maker, words = device and _devices.move_in(device, spec), "move %s to %s" % (spec.device, spec.key)
+        if device:
+            back = _link_acts.Act(leaves=_devices.leave(spec.name, origin), outside=_devices.settle(origin), **place)
+    act = _link_acts.Act(
+        index=index, clean=back, begin=lambda: host.claims.complete(NOUN, spec.key, dict(claim, link=None)),
+        goes=host_end(spec.key) if way.anew and host_end(spec.key) in _hostnet.links(host) else None,  # of the namespace that is no more
+        outside=lambda netns: (maker(netns) if maker else []) + [message for change in outside for message in change.forth(None)],
+        before=_all(first), inside=lambda index: [message for change in inner if change.forth for message in change.forth(index)],
+        after=_all([change.call for change in inner if change.call and change.last]), **place)
+
+    def done():
+        host.claims.complete(NOUN, spec.key, dict(claim, link=[nsfs.identity(space.path)[1], act.index]))
+
+    _link_acts.add(host, plan, words, act, _link_acts.Act(leaves=back.leaves, outside=back.outside, **place), way.ahead, done,
+                   lambda: host.claims.drop(NOUN, spec.key))
+
+
+def _all(calls):
+    """One call of many; None of none."""
+    def act(index):
+        for call in calls:
+            call(index)
+    return act if calls else None
+
+
+def change(host, spec, space, plan, way, index, one):
+    """One change in place (`_link_changes.py: Change`)."""
+    plan.differ(one.key, one.before, one.after)
+
+    def act(messages, call):
+        if one.outside:
+            return _link_acts.Act(outside=messages)
+        return _link_acts.Act(space.path, spec.name, index, inside=messages, **{"after" if one.last else "before": call})
+
+    back = act(one.back, one.uncall) if one.back or one.uncall else None
+    _link_acts.add(host, plan, one.words, act(one.forth, one.call), back, way.ahead)
+
+
+def clear(host, spec, end, plan, way):
+    """The end of a veth that a killed run, or a hand, has left on the host."""
+    plan.differ("leftover", end["name"], None)
+    _link_acts.add(host, plan, "remove what is left of interface %s" % spec.key, _link_acts.Act(goes=end["name"]), ahead=way.ahead)
+
+
+def remove(host, spec, now, plan, way):
+    """The step that takes a link away, and what of it does not go with the link; a device goes back to where it came from."""
+    former = spec.former if spec.former is not None else spec
+    act = _link_acts.Act(now.space.path if now.space.alive else None, spec.name)
+    words, gone = "remove interface %s" % spec.key, namespace_wide(spec, now)
+    if now.link is not None:
+        plan.differ("type", former.type if spec.state == "absent" else now.link["kind"], None)
+    bridge = _hostnet.links(host).get(former.net.device) if former.net is not None else None
+    proxies = _ports.removal(host, former, bridge)
+    back, settle = None, lambda unused: proxies
+    if now.end is not None:
+        act.goes = now.end["name"]
+    elif now.link is not None and (now.origin is not None or former.type == "device"):
+        words = "move %s back to the host" % spec.key
+        back, settle = _devices.move_back(host, spec, now)
+    elif now.link is not None:
+        gone.append(nm.delete_link(now.link["index"]))
+    if gone or back:
+        act.leaves = lambda home: gone + (back(home) if back else [])
+    act.outside = settle
+    _link_acts.add(host, plan, words, act, ahead=way.ahead, done=lambda: host.claims.drop(NOUN, spec.key))
+
+
+def namespace_wide(spec, now):
+    """What does not go with the link: rules, and routes that lead nowhere. As messages."""
+    former = spec.former
+    if former is None or not now.space.alive:
+        return []
+    messages = []
+    if former.rules:
+        there = {(rule["family"], rule["priority"]) for rule in now.space.rules if rule["protocol"] == 4}
+        messages += [nm.delete_rule(rule["family"], rule["priority"], source=rule["from"], to=rule["to"], mark=rule["mark"], table=rule["table"])
+                     for rule in former.rules if (rule["family"], rule["priority"]) in there]
+    nowhere = [route for route in former.routes or () if route["type"] != "unicast"]
+    if nowhere:
+        there = {(route["family"], route["to"], route["table"], route["type"]) for route in now.space.routes}
+        messages += [nm.delete_route(route["to"], family=route["family"], metric=route["metric"], table=route["table"], kind=route["type"])
+                     for route in nowhere if (route["family"], route["to"], route["table"], route["type"]) in there]
+    return messages

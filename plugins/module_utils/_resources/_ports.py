@@ -1,0 +1,100 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The end of a veth that stays on the host: on which bridge it is, and what the bridge lets through to it and from it.
+
+With antispoof a port is locked: the bridge takes from it only what comes from the MAC that a static entry names (Linux 5.18). Ports
+whose members are not to reach each other, or only through the host's rules (mode routed), are isolated; then the bridge answers for
+the IPv6 addresses of members itself, as it does for IPv4's by proxy_arp_pvlan.
+"""
+
+from __future__ import annotations
+
+from .._kernel import netmessages as nm
+from .._model import addresses
+from . import _hostnet
+from ._link_changes import Change
+
+
+def changes(host, spec, end, outer, bridge, mac):
+    """Changes on the host's side. ``end`` is the link as it is (None: it is yet to be made), ``outer`` its index, ``bridge`` the link that it
+    is to be on, ``mac`` the address inside."""
+    found = []
+    if end is not None and bridge is not None and end["master"] != bridge["index"]:
+        by_index = {link["index"]: link["name"] for link in _hostnet.links(host).values()}
+        found.append(_change("put %s on bridge %s" % (spec.key, bridge["name"]), "bridge", by_index.get(end["master"]), bridge["name"],
+                             [nm.set_link(outer, master=bridge["index"])], [nm.set_link(outer, master=end["master"] or 0)]))
+    moved = bool(found)
+    if spec.net is not None:
+        found += _flags(spec, end, outer, moved) + _entries(host, spec, end, outer, mac, moved) + _proxies(host, spec, bridge)
+    if end is not None and end["alias"] != _hostnet.MARK + spec.key:
+        found.append(_change("mark %s" % spec.key, "mark", end["alias"], _hostnet.MARK + spec.key,
+                             [nm.set_link(outer, alias=_hostnet.MARK + spec.key)], None))
+    if end is None or not end["up"]:  # last: by then it is as it should be
+        found.append(_change("bring up the host's end of %s" % spec.key, "host_end", None if end is None else "down", "up",
+                             [nm.set_link(outer, up=True)], [nm.set_link(outer, up=False)]))
+    return found
+
+
+def removal(host, spec, bridge):
+    """Messages that take away from the bridge what does not go with the port."""
+    if spec.net is None or bridge is None or not spec.net.routed:
+        return []
+    there = _answered(host, bridge)
+    return [nm.delete_neighbour(bridge["index"], address, proxy=True) for address in _six(spec) if address in there]
+
+
+def _change(words, key, before, after, forth, back):
+    return Change(words, key, before, after, lambda unused: forth, back and (lambda unused: back), outside=True)
+
+
+def _flags(spec, end, outer, moved):
+    """Flags that the kernel does not know are not shown by it, and then not asked for."""
+    wanted = {"isolated": spec.net.routed or not spec.net.inter_sandbox, "locked": spec.net.antispoof}
+    shown = (end["port"] if end is not None else None) or {}
+    if end is None or moved:  # a new port has none
+        asked = {name: value for name, value in wanted.items() if value}
+    else:
+        asked = {name: value for name, value in wanted.items() if name in shown and shown[name] != value}
+    if not asked:
+        return []
+    before = None if end is None else {name: shown.get(name, False) for name in asked}
+    return [_change("set %s of the port of %s" % (", ".join(sorted(asked)), spec.key), "port", before, asked,
+                    [nm.set_port(outer, **asked)], [nm.set_port(outer, **{name: not value for name, value in asked.items()})])]
+
+
+def _entries(host, spec, end, outer, mac, moved):
+    """The static entries of a locked port: its own MAC, and no other."""
+    if not spec.net.antispoof:
+        return []
+    there = set()
+    if end is not None and not moved:
+        there = {entry["mac"] for entry in host.cached("fdb", lambda: _hostnet.read(host, "fdb"))
+                 if entry["index"] == end["index"] and entry["static"] and entry["master"] is not None and not entry["local"]}
+    found = []
+    if mac not in there:
+        found.append(_change("let %s send from %s" % (spec.key, mac), "fdb", sorted(there) or None, [mac], [nm.new_fdb(outer, mac)],
+                             [nm.delete_fdb(outer, mac)]))
+    for other in sorted(there - {mac}):
+        found.append(_change("let %s not send from %s" % (spec.key, other), "fdb", sorted(there), [mac], [nm.delete_fdb(outer, other)],
+                             [nm.new_fdb(outer, other)]))
+    return found
+
+
+def _proxies(host, spec, bridge):
+    if not spec.net.routed or bridge is None:
+        return []
+    there = _answered(host, bridge)
+    return [_change("answer for %s of %s" % (address, spec.key), "answered", None, address,
+                    [nm.new_proxy(bridge["index"], address)], [nm.delete_neighbour(bridge["index"], address, proxy=True)])
+            for address in _six(spec) if address not in there]
+
+
+def _answered(host, bridge):
+    return {each["address"] for each in host.cached("host's neighbours", lambda: _hostnet.read(host, "neighbours"))
+            if each["proxy"] and each["index"] == bridge["index"]}
+
+
+def _six(spec):
+    return [each.partition("/")[0] for each in spec.resolved if addresses.family(each) == 6]
