@@ -37,6 +37,7 @@ def declare(count, lower):
 def command(argv, data=None, env=None):
     import subprocess  # only where a command is run: what it brings along is taken care of in every forked child
 
+    data = data.encode() if isinstance(data, str) else data
     ended = subprocess.run(argv, input=data, env=dict(os.environ, **(env or {})), capture_output=True, check=False)
     return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
@@ -53,12 +54,12 @@ def keepers():
     return found
 
 
-def profiled(file, host, options):
+def profiled(file, host, options, resource=sandbox):
     import cProfile
     import pstats
 
     profiler = cProfile.Profile()
-    outcome = profiler.runcall(converge, host, sandbox, options)
+    outcome = profiler.runcall(converge, host, resource, options)
     with open(file, "w", encoding="utf-8") as stream:
         for order, count in (("tottime", 45), ("cumtime", 60)):
             pstats.Stats(profiler, stream=stream).sort_stats(order).print_stats(count)

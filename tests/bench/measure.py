@@ -20,6 +20,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BIN = os.path.join(ROOT, ".venv", "bin")
 COLLECTIONS = os.path.join(ROOT, "build")
+COMMUNITY = os.path.join(ROOT, "build", "community")  # the one module of community.general that a figure is compared with
 PAIRS = 12
 
 
