@@ -125,6 +125,8 @@ class Systemd:
         if self.fail in words or (words[0] == "set-property" and self.fail_unit in words):
             return 1, "", "It was told to fail.\n"
         units = words[words.index("--") + 1:] if "--" in words else []
+        if words[0] == "start" and any(self.loaded.get(unit, (None,))[0] == "" for unit in units):
+            return 1, "", "Failed to start: a unit is masked.\n"
         if words[0] == "--version":
             return 0, "systemd %d (%d.1)\n" % (self.version, self.version), ""
         return 0, (getattr(self, words[0].replace("-", "_"))(*units) or ""), ""
@@ -135,7 +137,7 @@ class Systemd:
             text, drop_ins = self.loaded.get(unit, (self.file(unit), self.drop_ins(unit)))
             active = unit in self.active
             values = {
-                "Id": unit, "ActiveState": "active" if active else "inactive", "LoadState": "loaded",
+                "Id": unit, "ActiveState": "active" if active else "inactive", "LoadState": "masked" if text == "" else "loaded",
                 "FragmentPath": "%s/%s" % (self.units, unit) if text is not None else "",
                 "DropInPaths": " ".join('"%s"' % path.replace("\\", "\\\\") if "\\" in path else path for path in drop_ins),
                 "NeedDaemonReload": "yes" if active and text is not None and (text, drop_ins) != (self.file(unit), self.drop_ins(unit)) else "no",
@@ -161,6 +163,7 @@ class Systemd:
             self.loaded.pop(unit, None)
 
     def daemon_reload(self):
+        self.loaded = {unit: known for unit, known in self.loaded.items() if unit in self.active}
         for unit in list(self.active):
             self.active[unit] = self.load(unit)
             if self.version < 257:

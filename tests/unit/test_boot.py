@@ -103,7 +103,8 @@ def test_it_is_made_once_and_removed(machine, kind):
 @pytest.mark.parametrize("kind", ["systemd", "cron", "runit"])
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_text(path.read_text().replace("restore", "help")), lambda path: path.chmod(0o600), lambda path: path.unlink(),
-], ids=["content", "mode", "gone"])
+    lambda path: path.write_text(""),
+], ids=["content", "mode", "gone", "empty"])
 def test_damage_is_mended(machine, kind, damage):
     machine.be(kind)
     run_plan(machine.plan())

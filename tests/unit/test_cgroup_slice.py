@@ -252,6 +252,16 @@ def test_a_killed_run_is_brought_to_its_end(machine):
     assert machine.twice(state="absent") == ["remove cgroup " + NAME]
 
 
+def test_an_empty_unit_file_is_what_a_power_cut_leaves(machine):
+    for options, actions in (({"memory_max": "1M"}, ["create cgroup " + NAME, "set memory.max of " + NAME]), ({"state": "absent"}, ["remove cgroup " + NAME])):
+        os.makedirs(machine.systemd.units, exist_ok=True)
+        with open(machine.systemd.units + "/" + UNIT, "w", encoding="ascii"):
+            machine.systemd.load(UNIT)  # at boot, for a service that is to be in it
+        assert machine.twice(**options) == actions
+        machine.systemd.stop(UNIT)
+    assert not os.listdir(machine.systemd.units)
+
+
 def test_a_step_that_fails_takes_all_back(machine):
     machine.systemd.fail = "start"
     with pytest.raises(BulkheadError, match="Cannot start bulkhead-w.x2db.slice: It was told to fail"):

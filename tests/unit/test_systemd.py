@@ -231,6 +231,20 @@ def test_what_killed_runs_leave(init):
         assert not systemd.remains(host, "web/nginx") and systemd.names(host) == []
 
 
+def test_an_empty_unit_file_is_what_a_power_cut_leaves(init):
+    host, files = init.host, render(init)
+    for act in (lambda: systemd.write(host, "web/nginx", files), lambda: systemd.remove(host, "web/nginx")):
+        (init.top / "units/bulkhead-web-nginx.service").write_text("")
+        init.units["bulkhead-web-nginx.service"] = {"LoadState": "masked"}
+        host.forget()
+        systemd.require(host, "web/nginx", True)
+        assert systemd.names(host) == ["web/nginx"] and systemd.read(host, "web/nginx") not in (files, None)
+        act()
+        host.finish()
+        assert init.called.pop() == "daemon-reload"  # a masked unit is not started
+    assert systemd.read(host, "web/nginx") is None and systemd.names(host) == []
+
+
 def test_names_that_are_not_ours(init):
     (init.top / "units/bulkhead-web.service").write_text("[Service]\nExecStart=/bin/true\n")
     (init.top / "units/bulkhead-restore.service").write_text(systemctl.MADE + "\n")

@@ -306,7 +306,7 @@ def together(host, entries):
             _try(each, lambda each=each: set_live(host, each.unit, each.words))
     good = [each for each in entries if each.error is None]
     fresh = [each for each in good if not each.found]
-    if len(fresh) < len(good):
+    if len(fresh) < len(good) or any(each.told["LoadState"] == "masked" for each in fresh):  # as systemd takes an empty file
         _reload(host, good)
     start_error = _start(host, fresh)
     told = systemctl.show(host, [each.unit for each in good]) if good else {}

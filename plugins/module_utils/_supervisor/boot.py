@@ -151,7 +151,7 @@ def _found(path):
 def _text(path):
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
+            return stream.read() or _MARK  # a power cut may leave an empty one
     except OSError:
         return None
 

@@ -153,7 +153,10 @@ def path(host, unit):
 
 
 def read(host, unit):
-    """The text of a unit file of ours (or of somebody who chose the same name), None when there is none. Read once per run."""
+    """The text of a unit file of ours (or of somebody who chose the same name), None when there is none. Read once per run.
+
+    A power cut may leave an empty file of one that was just written. By its name it is ours, with nothing said in it.
+    """
     known = host.cached("systemd files", dict)
     if unit not in known:
         try:
@@ -162,7 +165,7 @@ def read(host, unit):
             known[unit] = None
         else:
             with os.fdopen(descriptor, "rb") as stream:
-                known[unit] = stream.read().decode("utf-8", "surrogateescape")
+                known[unit] = stream.read().decode("utf-8", "surrogateescape") or (MADE if unit.startswith("bulkhead") else "")
     return known[unit]
 
 

@@ -210,7 +210,7 @@ def write(host, name, files):
     elif WANTED not in files:
         changed = _unlink(wants) or changed
     # One that systemd has not looked at yet is read when it is started.
-    if changed and shown["LoadState"] == "loaded" or shown["NeedDaemonReload"] == "yes":
+    if changed and shown["LoadState"] != "not-found" or shown["NeedDaemonReload"] == "yes":
         host.at_end(_reload, name)
 
 
