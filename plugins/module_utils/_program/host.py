@@ -151,6 +151,7 @@ def _plan_files(host, spec, plan):
 
 
 def _remove_places(host, clear):
+    host.finish()  # what was removed has left something for the end, which is now
     if not host.systemd:
         scan.shutdown(host)
     elif not clear:

@@ -14,10 +14,12 @@ from .._engine.engine import converge
 from .._engine.lock import Lock
 from .._engine.plan import Plan, run_plan
 from .._model.errors import BulkheadError, Problems, reason
-from .._resources import cgroup, namespace, overlay, sandbox, service
+from .._resources import cgroup, interface, namespace, network, overlay, sandbox, service
 
 # (resource, the word of its records), in the order in which they are made.
-NOUNS = ((cgroup, cgroup.NOUN), (namespace, namespace.NOUN), (overlay, overlay.NOUN), (service, service.NOUN), (sandbox, sandbox.RECORD))
+NOUNS = ((cgroup, cgroup.NOUN), (network, network.NOUN), (namespace, namespace.NOUN), (interface, interface.NOUN), (overlay, overlay.NOUN),
+         (service, service.NOUN), (sandbox, sandbox.RECORD))
+LISTS = {interface: "interfaces", sandbox: "sandboxes"}  # made in one run, and the option that takes them
 
 
 class Record:
@@ -53,11 +55,10 @@ def restore(host):
     waiting = [record for record in everything if not record.torn and record.at_boot()]
     while waiting:
         refused = []
-        for record in [each for each in waiting if each.resource is not sandbox]:
-            refused += _make(host, record.resource, [record], record.options, done)
-        boxes = [each for each in waiting if each.resource is sandbox]
-        if boxes:
-            refused += _make(host, sandbox, boxes, {"sandboxes": [each.options for each in boxes]}, done)
+        for resource, word in NOUNS:
+            mine = [each for each in waiting if each.resource is resource]
+            for records in [mine] if resource in LISTS and mine else [[each] for each in mine]:
+                refused += _make(host, resource, records, done)
         if len(refused) == len(waiting):  # a round that got nowhere; before that, one may have waited for another
             failed += refused
             break
@@ -79,8 +80,9 @@ def _note(host, failed):
         host.warn("Cannot note what was not restored: %s." % reason(exc).rstrip("."))
 
 
-def _make(host, resource, records, options, done):
+def _make(host, resource, records, done):
     """Converge records in one run: [(record, why it was refused)]. Whatever goes wrong with one, the others have their turn."""
+    options = _declared(resource, [each.options for each in records])
     host.forget()
     host.promised.clear()
     try:
@@ -90,7 +92,7 @@ def _make(host, resource, records, options, done):
             return [(records[0], exc.message if isinstance(exc, BulkheadError) else "Cannot restore %s %s: %s." % (
                 records[0].noun, records[0].name, reason(exc) if isinstance(exc, OSError) else "an error of Bulkhead's own, %r" % exc))]
         # One of them cannot even be read: the others are made one by one.
-        return [each for record in records for each in _make(host, resource, [record], {"sandboxes": [record.options]}, done)]
+        return [each for record in records for each in _make(host, resource, [record], done)]
     done += [name for plan in outcome.plans if plan.error is None for name in plan.actions]
     wrong = {plan.key: plan.error.message for plan in outcome.errors}
     return [(record, wrong[record.name]) for record in records if record.name in wrong]
@@ -105,11 +107,11 @@ def existing(host, and_recorded):
     parts = {(namespace.NOUN, name) for name in names} | {(cgroup.NOUN, sandbox.PREFIX + name) for name in names}
     parts |= {(overlay.NOUN, "%s/mnt/%s" % (host.state, name)) for name in names}
     found = [(sandbox.NOUN, name, sandbox) for name in sorted(names) if and_recorded or _is_there(host, name)]
-    for resource in (service, overlay, namespace, cgroup):
+    for resource in (service, overlay, interface, namespace, network, cgroup):
         made = set(service.names(host) if resource is service else host.claims.names(resource.NOUN))
         made |= set(host.records.names(resource.NOUN) if and_recorded else ())
         found += [(resource.NOUN, name, resource) for name in sorted(made, reverse=True)
-                  if (resource.NOUN, name) not in parts and not (resource is service and name.partition("/")[0] in names)]
+                  if (resource.NOUN, name) not in parts and not (resource in (service, interface) and name.partition("/")[0] in names)]
     return found
 
 
@@ -123,22 +125,36 @@ def remove(host, name, resource, remove_data, keep_record):
     host.forget()
     plan, problems = Plan(), Problems()
     options = dict(_address(host, resource, name), state="absent")
-    if resource is sandbox:
-        spec = sandbox.parse({"sandboxes": [options], "kill": True, "remove_data": remove_data}, "", problems)[0]
-    elif resource is overlay:
+    if resource is overlay:
         options.update(state="unmounted" if keep_record else "absent", remove_data=remove_data)
-        spec = overlay.parse(options, "", problems)
-    else:
-        spec = resource.parse(options if resource is service else dict(options, kill=True), "", problems)
+    elif resource in (network, interface):
+        options["force"] = True
+    elif resource not in (sandbox, service):
+        options["kill"] = True
+    options = _declared(resource, [options])
+    if resource is sandbox:
+        options.update(kill=True, remove_data=remove_data)
+    specs = resource.parse(options, "", problems)
     problems.raise_if_any()
-    resource.plan(host, spec, plan)
+    specs = specs if resource in LISTS else [specs]
+    if hasattr(resource, "find"):
+        resource.find(host, specs)
+    resource.plan(host, specs[0], plan)
     run_plan(plan)
     if not keep_record:
         host.records.write_all(plan.records)
 
 
+def _declared(resource, each):
+    """Options for a resource that declare these objects, one or a list."""
+    return {LISTS[resource]: each} if resource in LISTS else dict(each[0])
+
+
 def _address(host, resource, name):
     """The options that say which object it is."""
+    if resource is interface:
+        namespace_name, slash, name = name.partition("/")
+        return {"namespace": namespace_name, "name": name}
     if resource is not overlay:
         return {"name": name}
     options = host.records.options(overlay.NOUN, name)

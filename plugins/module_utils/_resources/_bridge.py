@@ -175,25 +175,30 @@ def subnets(gateways):
 
 
 def _sysctls(host, spec):
-    """{FAMILY/WORD: value} of its own device. What members send must not steer the host: no router advertisement, no redirect."""
+    """{FAMILY/KIND/WORD: value} of its own device.
+
+    What members send must not steer the host: no router advertisement, no redirect. Whom it answers for is answered for at once: the
+    kernel's default is after a random time of up to 0.8 s.
+    """
     routed = "1" if spec.routed else "0"
-    wanted = {"ipv4/forwarding": "1", "ipv4/route_localnet": "1", "ipv4/accept_redirects": "0", "ipv4/proxy_arp_pvlan": routed}
+    wanted = {"ipv4/conf/forwarding": "1", "ipv4/conf/route_localnet": "1", "ipv4/conf/accept_redirects": "0",
+              "ipv4/conf/proxy_arp_pvlan": routed, "ipv4/neigh/proxy_delay": "0"}
     if has_ipv6(host):
-        wanted.update({"ipv6/disable_ipv6": "0" if 6 in spec.families else "1", "ipv6/accept_ra": "0", "ipv6/accept_redirects": "0",
-                       "ipv6/proxy_ndp": routed})
+        wanted.update({"ipv6/conf/disable_ipv6": "0" if 6 in spec.families else "1", "ipv6/conf/accept_ra": "0",
+                       "ipv6/conf/accept_redirects": "0", "ipv6/conf/proxy_ndp": routed, "ipv6/neigh/proxy_delay": "0"})
         if 6 in spec.families:
-            wanted["ipv6/forwarding"] = "1"
+            wanted["ipv6/conf/forwarding"] = "1"
     return wanted
 
 
 def has_ipv6(host):
     """Is there IPv6 in this kernel, and not turned off when it was booted?"""
-    return _hostnet.sysctl(host, _key("all", "ipv6/forwarding")) is not None
+    return _hostnet.sysctl(host, _key("all", "ipv6/conf/forwarding")) is not None
 
 
 def _key(device, word):
-    family, slash, word = word.partition("/")
-    return "net/%s/conf/%s/%s" % (family, device, word)
+    family, kind, word = word.split("/")
+    return "net/%s/%s/%s/%s" % (family, kind, device, word)
 
 
 def _set_sysctls(host, device, values):

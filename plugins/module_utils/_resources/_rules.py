@@ -15,7 +15,7 @@ left alone. For `network` and `interface`:
     _rules.used(host)               who has which address, MAC and published port, of the kernel and of what was expected.
     _rules.owners(host)             whose elements are in the kernel, to find what is left of things that are gone.
 
-The devices that are in `opened` are a thing as well: `Opened(devices)`, whose owner is the host.
+What is in `opened` and `closed` is a thing as well: `Opened(devices, ipv6)`, whose owner is the host.
 Where the table is gone or was changed by hand it is made anew whole, with the elements that are in the kernel and those of
 what is recorded: `recorded(host)` of `network.py` and `interface.py` return the Nets and Members of all records for that
 (of sandboxes too; addresses as last allocated).
@@ -28,6 +28,7 @@ from .._model import rules
 from .._model.errors import BulkheadError
 from . import _skeleton
 
+_NFPROTO = {4: 2, 6: 10}  # NFPROTO_* of linux/netfilter.h
 _WORDS = {number: word for word, number in rules.PROTOCOLS.items()}
 
 
@@ -42,15 +43,18 @@ class Absent:
 
 
 class Opened:
-    """Devices whose forwarding we turned on: what comes in there and is not for a network of ours is dropped. All of them, or none."""
+    """What the host forwards only because we turned that on: IPv4 that comes in by these devices, IPv6 by any. What of it is neither
+    from nor for a network of ours is dropped. All of them, or none.
+    """
 
     owner = rules.HOST
 
-    def __init__(self, devices):
-        self.devices = devices
+    def __init__(self, devices, ipv6=False):
+        self.devices, self.ipv6 = devices, ipv6
 
     def elements(self):
-        return {"opened": {(device,): None for device in self.devices}} if self.devices else {}
+        found = {"opened": {(_NFPROTO[4], device): None for device in self.devices}, "closed": {(_NFPROTO[6],): None} if self.ipv6 else {}}
+        return {name: elements for name, elements in found.items() if elements}
 
 
 class Used:

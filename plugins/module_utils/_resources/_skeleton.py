@@ -22,7 +22,8 @@ _SETS = {
     "outward": ["ifname"],  # may leave by any device
     "uplinks": ["ifname", "ifname"],  # may leave by this device
     "masquerade": ["ifname"],  # leave with the host's address
-    "opened": ["ifname"],  # forward only because we have turned that on
+    "opened": ["nf_proto", "ifname"],  # forward that family only because we have turned that on
+    "closed": ["nf_proto"],  # of this family the whole host forwards only because we have turned that on
 }
 _INTERVALS = {"services": ["ifname", "inet_proto", "inet_service"]}  # of the host, for members
 _MAPS = {}
@@ -72,7 +73,7 @@ def _jump(chain):
 _IN, _OUT = _meta("iifname"), _meta("oifname")
 _FROM_US, _TO_US = _is(_IN, "@bridges"), _is(_OUT, "@bridges")
 _FROM_OTHERS, _TO_OTHERS = _not(_IN, "@bridges"), _not(_OUT, "@bridges")
-_PROTOCOL, _PORT = _meta("l4proto"), _field("th", "dport")
+_FAMILY, _PROTOCOL, _PORT = _meta("nfproto"), _meta("l4proto"), _field("th", "dport")
 _KNOWN = _is({"ct": {"key": "state"}}, [2, 4], "in")  # established, related
 _PUBLISHED = _is({"ct": {"key": "status"}}, 32, "in")  # dnat
 _LOCAL = 2  # RTN_LOCAL
@@ -85,6 +86,7 @@ _BASES = {  # chain: (type, hook, priority)
     "output": ("nat", "output", -100),
     "forward": ("filter", "forward", 0),
     "input": ("filter", "input", 0),
+    "redirects": ("filter", "output", 0),
     "postrouting": ("nat", "postrouting", 100),
 }
 
@@ -124,7 +126,8 @@ _CHAINS = {
     # Connections that were let in or out once go on, whatever becomes of the elements.
     "forward": [
         [_KNOWN, _ACCEPT],
-        [_is(_IN, "@opened"), _TO_OTHERS, _DROP],
+        [_is((_FAMILY, _IN), "@opened"), _TO_OTHERS, _DROP],
+        [_is(_FAMILY, "@closed"), _FROM_OTHERS, _TO_OTHERS, _DROP],
         [_FROM_OTHERS, _TO_OTHERS, _ACCEPT],
         [_FROM_US, _jump("egress")],
         [_PUBLISHED, _ACCEPT],
@@ -148,6 +151,12 @@ _CHAINS = {
         [_is(_field("ip6", "saddr"), "@egress6"), _jump("listed")],
     ],
     "listed": _listed("4", "ip") + _listed("6", "ip6") + [[_REJECT]],
+    # Of mode routed: a member that was told the way to another one would go where the bridge lets nothing through. For IPv6 there is no
+    # sysctl against that, and IPv4's holds only where it is off for the whole host.
+    "redirects": [
+        [_TO_US, _is(_field("icmp", "type"), 5), _DROP],
+        [_TO_US, _is(_field("icmpv6", "type"), 137), _DROP],
+    ],
     # The host itself, and a member that meets one of its network by an address of the host, are answered through us. There is no
     # iifname here for a frame that br_netfilter hands over.
     "postrouting": [

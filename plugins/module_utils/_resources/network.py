@@ -10,6 +10,7 @@ a rule that somebody has taken away by hand is missed whether or not the task ha
 
 from __future__ import annotations
 
+from .._engine.plan import Plan
 from .._model import rules
 from .._model.errors import BulkheadError, Problems
 from .._model.network import KEYS, NetworkSpec, device_of
@@ -61,13 +62,13 @@ def recorded(host):
 
 def _net(spec, known):
     """What the firewall is to know of a network. One that it reaches and that is still to come is told when it comes."""
-    return rules.Net(spec.name, spec.device, masquerade=spec.masquerade, internal=spec.internal, uplink=spec.uplink,
-                     reaches=[known[name].device for name in spec.reaches if name in known], inter_sandbox=spec.inter_sandbox,
-                     antispoof=spec.antispoof, host_services=spec.host_services)
+    return rules.Net(spec.name, spec.device, [subnet for subnet, gateway in spec.subnets], masquerade=spec.masquerade,
+                     internal=spec.internal, uplink=spec.uplink, reaches=[known[name].device for name in spec.reaches if name in known],
+                     inter_sandbox=spec.inter_sandbox, antispoof=spec.antispoof, host_services=spec.host_services)
 
 
 def _opened(turned):
-    return _rules.Opened(turned.ipv4)
+    return _rules.Opened(turned.ipv4, turned.ipv6 is not None)
 
 
 # -- found and planned
@@ -86,11 +87,11 @@ class _Now:
         after = dict(self.others)
         if self.whole and self.whole.subnets:
             after[spec.name] = self.whole
-        self.forwarding = _forwarding.Forwarding(host, list(after.values()))
+        made = host.claims.names(NOUN)  # what is recorded only was cleared away, or is still to be restored
+        self.forwarding = _forwarding.Forwarding(host, [other for name, other in after.items() if name in made or name == spec.name])
         self.missing = [name for name in self.whole.reaches if name not in after] if self.whole else []
-        mine = _net(self.whole, after) if self.whole else _rules.Absent(spec.name)
-        self.things = [mine] + [_net(other, after) for other in self.others.values() if spec.name in other.reaches] + [
-            _opened(self.forwarding.after)]
+        self.things = [_net(after[spec.name], after) if spec.name in after else _rules.Absent(spec.name), _opened(self.forwarding.after)]
+        self.things += [_net(other, after) for name, other in self.others.items() if spec.name in other.reaches and name in made]
 
 
 def find(host, specs):
@@ -148,7 +149,9 @@ def _plan_absent(host, spec, plan, now):
 def _plan_rules(host, plan, now):
     now.forwarding.plan_off(host, plan)
     for thing in now.things:
-        _rules.plan(host, plan, thing)
+        part = Plan()
+        _rules.plan(host, part, thing)
+        plan.take(part, None if thing is now.things[0] else "host" if thing.owner == rules.HOST else thing.owner)
 
 
 # -- shown
