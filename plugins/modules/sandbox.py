@@ -11,11 +11,11 @@ short_description: Full isolated workloads under one name each
 version_added: 0.1.0
 description:
   - Brings a host's sandboxes about. A sandbox is pinned namespaces, a cgroup with limits, a root file system with a
-    read-write layer of its own, and supervised services inside, all under one name.
+    read-write layer of its own, interfaces on networks, and supervised services inside, all under one name.
   - All sandboxes of a host are one task. Every input error is reported at once, each with its path, before the host is touched.
     A sandbox that fails is undone and reported while the others are made.
   - A declaration is the whole. A key that was declared and no longer is returns to the kernel's default, and lists are exact.
-  - Limits, hostname, sysctls, binds and tmpfs are changed in place while services run. What only a restart can carry is
+  - Limits, hostname, sysctls, binds, tmpfs, addresses, routes, rates and published ports are changed in place while services run. What only a restart can carry is
     announced in RV(restart_required).
 extends_documentation_fragment:
   - bulkhead.isolation.attributes
@@ -36,6 +36,10 @@ options:
       - C(overlay) is a dictionary with C(lower), the layers with the topmost first. The read-write layer is below
         C(/var/lib/bulkhead/uppers/NAME) unless C(upper) and C(work) say otherwise.
       - C(root) is a directory to use as the root in place of an overlay.
+      - C(network) is the name of a network, see M(bulkhead.isolation.network), or a dictionary with its C(name) and what
+        M(bulkhead.isolation.interface) knows of C(addresses), C(publish), C(egress), C(bandwidth), C(aliases) and so on. It is
+        the interface C(eth0). It needs V(net) among the C(types) of C(namespaces).
+      - C(interfaces) is a list of further interfaces, each with the C(name) and the options of M(bulkhead.isolation.interface).
       - C(bind), C(tmpfs), C(devices), C(masked_paths) and C(read_only_paths) belong to the sandbox's root.
       - C(services) is a list of services.
     type: list
@@ -76,6 +80,13 @@ options:
     type: bool
     default: false
 notes:
+  - The members of a network find each other by name. What a sandbox on a network shows as C(/etc/hosts) and C(/etc/resolv.conf) are
+    C(/etc/netns/NAME/hosts) and C(/etc/netns/NAME/resolv.conf) of the host, mounted read-only, with itself, its C(hostname), all other
+    members of its networks and their C(aliases), and the name servers of the networks. They are written in place, so that running
+    services see who comes and goes. Files that somebody else has put there are kept, and the sandbox is refused.
+  - Where C(/etc/resolv.conf) of an image is a link, what it leads to inside the root is mounted on, and made where it leads nowhere. A
+    file that C(bind) puts in one of these two places is there instead. A sandbox without a network keeps the files of its image, and so
+    does one without V(mnt) among the C(types) of C(namespaces), for which C(ip netns exec) shows them.
   - With V(user) but not V(mnt) in the C(types) of C(namespaces), files keep the ids that they have on the host, and those outside
     the maps are shown inside as the overflow id, which is C(nobody).
 seealso:
@@ -84,6 +95,8 @@ seealso:
   - module: bulkhead.isolation.cgroup
   - module: bulkhead.isolation.overlay
   - module: bulkhead.isolation.chroot_service
+  - module: bulkhead.isolation.network
+  - module: bulkhead.isolation.interface
 author:
   - Bulkhead contributors (@bulkhead)
 """
@@ -108,6 +121,21 @@ EXAMPLES = r"""
         overlay: {lower: [/srv/layers/redis, /srv/layers/debian]}
         services:
           - {name: redis, command: [/usr/bin/redis-server], user: redis}
+
+- name: A web server on a port of the host, and a cache that it alone can reach, by the name cache
+  bulkhead.isolation.sandbox:
+    defaults:
+      namespaces: {types: [net, uts, ipc, mnt, pid, cgroup]}
+    sandboxes:
+      - name: web
+        overlay: {lower: [/srv/layers/nginx, /srv/layers/debian]}
+        network:
+          name: lab
+          publish: ["8080:80"]
+          bandwidth: {transmit: 100mbit}
+      - name: cache
+        overlay: {lower: [/srv/layers/redis, /srv/layers/debian]}
+        network: lab
 
 - name: Exactly these sandboxes and no others
   bulkhead.isolation.sandbox:

@@ -10,7 +10,7 @@ module: sandbox_info
 short_description: Read the sandboxes of a host
 version_added: 0.1.0
 description:
-  - Shows sandboxes as the kernel and the supervisor show them, namely namespaces, limits and usage, root and services.
+  - Shows sandboxes as the kernel and the supervisor show them, namely namespaces, limits and usage, root, interfaces and services.
 extends_documentation_fragment:
   - bulkhead.isolation.attributes
   - bulkhead.isolation.attributes.info
@@ -62,6 +62,10 @@ sandboxes:
     overlay:
       description: As M(bulkhead.isolation.overlay_info) shows it, for a sandbox without a mount namespace.
       type: dict
+    interfaces:
+      description: As M(bulkhead.isolation.interface_info) shows them, with their addresses.
+      type: list
+      elements: dict
     services:
       description: As M(bulkhead.isolation.chroot_service_info) shows them.
       type: list
