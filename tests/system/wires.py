@@ -120,11 +120,13 @@ def _ask(place, questions):
     end = time.monotonic() + PATIENCE
     while waiting and time.monotonic() < end:
         for one in select.select(list(waiting), [], [], max(0, end - time.monotonic()))[0]:
-            number = waiting.pop(one)
             try:
-                answers[number] = one.recv(200).decode()
+                answers[waiting[one]] = one.recv(200).decode()
+            except BlockingIOError:
+                continue
             except OSError as exc:
-                answers[number] = "error: %s" % exc.strerror
+                answers[waiting[one]] = "error: %s" % exc.strerror
+            del waiting[one]
     return answers
 
 
@@ -158,6 +160,7 @@ class Call:
 
     def end(self):
         self.near.close()
+        os.kill(self.pid, signal.SIGKILL)  # a later child may hold a copy of `near`, so that it would never see the end
         os.waitpid(self.pid, 0)
 
 
