@@ -103,12 +103,18 @@ class _Change:
 
 def expect(host, things):
     """What this run declares, all of it, before the first plan()."""
+    expected, owned = _expected(host), _found(host).owned
     for thing in things:
         try:
-            _expected(host)[thing.owner] = thing.elements()
+            wanted = thing.elements()
         except BulkheadError:  # plan() raises it, where it is one of many
-            pass
-    host.drop("rules used")
+            continue
+        known = expected.get(thing.owner, owned.get(thing.owner))
+        if known is None:
+            used(host).add(thing.owner, wanted)
+        elif known != wanted:
+            host.drop("rules used")
+        expected[thing.owner] = wanted
 
 
 def owners(host):
