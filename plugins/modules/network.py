@@ -45,7 +45,7 @@ options:
     description:
       - The name of the bridge, at most 15 bytes.
       - The default is C(bh-NAME), or C(bh-) and a digest of the name where that would be too long.
-      - It cannot be changed.
+      - A change renames the bridge, which is down for a moment then.
     type: str
   mode:
     description:

@@ -7,7 +7,8 @@
 IPv4 is forwarded by the device that a packet comes in by, so the ways out need it, too: an uplink that is named, else the devices of
 the host's default routes. IPv6 has one switch for the whole host (`all`); with it on, devices take router advertisements only where
 accept_ra is 2, and a host would lose its default route. What we turned on for ourselves is closed to everybody else by the
-firewall (`_rules.py: Opened`). How it was is in a claim. The ways out are recorded, too: at boot the routes may come after us.
+firewall (`_rules.py: Opened`), until somebody turns IPv4 on for the whole host, as docker does: then a device is left to them. How it
+was is in a claim. The ways out are recorded, too: at boot the routes may come after us.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Forwarding:
         off4 = [device for device in self.ways if _hostnet.sysctl(host, _V4 % device) == _OFF]
         needs6 = any(6 in spec.families for spec in networks)
         off6 = needs6 and _hostnet.sysctl(host, _V6 % "all") == _OFF
-        self.after = Turned([device for device in self.ways if device in off4 or device in self.before.ipv4],
+        self.after = Turned([device for device in self.ways if device in off4 or device in self.before.ipv4 and not _on_for_all(host)],
                             _as_it_is(host, self.before.ipv6) if off6 else self.before.ipv6 if needs6 else None)
         self._on = ["ipv4 " + device for device in off4] + (["ipv6"] if off6 else [])
 
@@ -65,7 +66,8 @@ class Forwarding:
         between = Turned([device for device in self.before.ipv4 if device in self.after.ipv4], self.after.ipv6 and self.before.ipv6)
         gone = [word for word in self.before.shown() if word not in between.shown()]
         if gone:
-            plan.add("turn off forwarding of %s" % ", ".join(gone), lambda: _go(host, self.before, between),
+            words = "leave forwarding of %s to others" if _on_for_all(host) and "ipv6" not in gone else "turn off forwarding of %s"
+            plan.add(words % ", ".join(gone), lambda: _go(host, self.before, between),
                      lambda: _go(host, between, self.before), _ahead, (self.before, between))
         if self.before.shown() != self.after.shown():
             plan.differ("forwarding", self.before.shown(), self.after.shown())
@@ -86,7 +88,7 @@ def _ahead(host, pairs):
 def _go(host, before, after):
     """From one Turned to another. The claim comes before what is turned on."""
     for device in before.ipv4:
-        if device not in after.ipv4:
+        if device not in after.ipv4 and not _on_for_all(host):
             _hostnet.set_sysctl(host, _V4 % device, _OFF)
     if before.ipv6 is not None and after.ipv6 is None:
         _hostnet.set_sysctl(host, _V6 % "all", _OFF)
@@ -99,6 +101,11 @@ def _go(host, before, after):
     if after.ipv6 is not None:
         _advertisements(host, after.ipv6, _ON, _ALSO_AS_ROUTER)
         _hostnet.set_sysctl(host, _V6 % "all", _ON)
+
+
+def _on_for_all(host):
+    """Has somebody turned IPv4 on for the whole host?"""
+    return _hostnet.sysctl(host, _V4 % "all") == _ON
 
 
 def _advertisements(host, was, before, after):

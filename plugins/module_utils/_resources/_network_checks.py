@@ -28,7 +28,7 @@ def check(host, spec, recorded, found, others, plan):
                     verb, spec.name, mine, subnet, other.name), network=other.name)
     known = {each.get("subnet") for each in (recorded or {}).get("subnets") or () if isinstance(each, dict)}
     known.update(addresses.subnet_of(address) for address in found.addresses)
-    _device(host, spec, recorded, found, verb)
+    _device(host, spec, found, verb)
     _subnets_of_host(host, spec, known, found, verb, plan)
     _uplink(host, spec, recorded, others, verb, plan)
     _kernel(host, spec, found, verb)
@@ -36,16 +36,12 @@ def check(host, spec, recorded, found, others, plan):
         _members(host, spec, known, found)
 
 
-def _device(host, spec, recorded, found, verb):
-    before = (recorded or {}).get("device")
-    if before not in (None, spec.device):
-        raise BulkheadError("Cannot change device of network %s: its bridge is %s, and members and rules go by that name. Remove the network "
-                            "first." % (spec.name, before))
+def _device(host, spec, found, verb):
     _bridge.refuse_foreign(spec, found, spec.device, verb)
     there = _hostnet.links(host).get(spec.device)
     if found.link is not None and there is not None and there["index"] != found.link["index"]:
-        raise BulkheadError("Cannot change network %s: its bridge was renamed to %s, and %s is another device by now. Remove one of them." % (
-            spec.name, found.link["name"], spec.device))
+        raise BulkheadError("Cannot change network %s: its bridge is %s, and cannot be called %s as long as there is another device of that "
+                            "name. Rename that, or name another in device." % (spec.name, found.link["name"], spec.device))
 
 
 def _subnets_of_host(host, spec, known, found, verb, plan):
