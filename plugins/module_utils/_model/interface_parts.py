@@ -15,6 +15,7 @@ MAIN = 254  # the kernel's table `main`
 PROTOCOLS = ("tcp", "udp")
 ROUTE_TYPES = ("unicast", "blackhole", "unreachable", "prohibit", "throw")
 _U32 = (1 << 32) - 1
+_MOST_PORTS = 1024  # of one range; each is an element of the firewall
 _FIRST_PRIORITY = 1000  # of rules that name none; before those of the kernel, which are 32766 and 32767
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
@@ -230,6 +231,10 @@ def _published(value, path, problems):
     found["port"] = found["port"] or found["host_port"]
     found["host_port"] = found["host_port"] or found["port"]
     found["protocol"] = found["protocol"] or "tcp"
+    if found["host_address"] == "::1":
+        problems.add(path, "IPv6 has no way from ::1 into a namespace. Use 127.0.0.1, or leave the address out")
+    if found["port"][1] - found["port"][0] >= _MOST_PORTS:
+        problems.add(path, "has more than %d ports" % _MOST_PORTS)
     if found["port"][1] - found["port"][0] != found["host_port"][1] - found["host_port"][0]:
         problems.add(path, "the ranges %s and %s are not of one length" % (
             addresses.show_ports(found["host_port"]), addresses.show_ports(found["port"])))

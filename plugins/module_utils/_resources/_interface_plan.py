@@ -11,7 +11,7 @@ from .._kernel import netmessages as nm
 from .._kernel import nsfs
 from .._model import addresses, rules
 from .._model.errors import BulkheadError
-from . import _allocation, _bandwidth, _devices, _hostnet, _link_changes, _links, _ports, _rules
+from . import _allocation, _bandwidth, _devices, _hostnet, _interface_show, _link_changes, _links, _ports, _rules
 from . import _interface_steps as _steps
 
 NOUN = _links.NOUN
@@ -29,9 +29,13 @@ def member(spec):
 
 def firewall(host, plan, thing):
     """The steps by which the firewall learns of it, before or after those of the link."""
-    part = Plan()
+    part, before = Plan(), _rules.owners(host).get(thing.owner, {})
     _rules.plan(host, part, thing)
     plan.take(part, "firewall")
+    for key, show in (("publish", _interface_show.published), ("egress", _interface_show.egress)):
+        texts = show(before), show(thing.elements())
+        if texts[0] != texts[1]:
+            plan.differ(key, *texts)
 
 
 # -- refused
@@ -58,7 +62,12 @@ def _refuse_on_network(spec):
                 each, spec.key, spec.network, ", ".join(subnets)))
         if subnets[home] == address:
             raise BulkheadError("Cannot give %s to interface %s: it is the gateway of network %s. Use another one." % (each, spec.key, spec.network))
-    if spec.egress is not None and spec.egress["policy"] == "deny" and not spec.net.routed:
+    if spec.egress is None or spec.egress["policy"] != "deny":
+        return
+    if not spec.net.antispoof:
+        raise BulkheadError("Cannot deny what interface %s may send: on network %s it could send from another's address. Set antispoof: true of "
+                            "that network." % (spec.key, spec.network))
+    if not spec.net.routed:
         raise BulkheadError("Cannot deny what interface %s may send: members of network %s reach each other past the host's rules. Set "
                             "mode: routed of that network." % (spec.key, spec.network))
 
@@ -89,6 +98,9 @@ def _bridge(host, spec, plan):
 def present(host, spec, plan, way=_steps.Way()):
     """Plan an interface that is to be there."""
     refuse(host, spec, plan)
+    if spec.network is not None and spec.net is None:
+        _foresee(host, spec, plan)
+        return
     before = now = _Nothing(host, spec) if way.anew else _links.found(host, spec)
     bridge = _bridge(host, spec, plan)
     recreate = _refuse_mismatch(host, spec, now)
@@ -117,6 +129,16 @@ def present(host, spec, plan, way=_steps.Way()):
         for change in changes:
             _steps.change(host, spec, now.space, plan, way, index, change)
     _record(host, spec, plan)
+
+
+def _foresee(host, spec, plan):
+    """In check mode, on a network that an earlier task is to make: what its rules and addresses will be is not known yet."""
+    now = _links.found(host, spec)
+    words = "create interface %s" if now.link is None else "put %s on the bridge of network " + spec.network
+    if now.link is None:
+        plan.differ("type", None, spec.type)
+    plan.differ("network", None if now.link is None else spec.former and spec.former.network, spec.network)
+    plan.add(words % spec.key, lambda: None)
 
 
 class _Nothing:

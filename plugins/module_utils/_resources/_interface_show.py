@@ -42,10 +42,30 @@ def show(host, spec, uses_rules):
         _show_end(host, now, shown)
     if uses_rules:
         elements = _rules.owners(host).get(spec.key, {})
-        shown["published"] = sorted({"%s%d/%s" % ("%s:" % ("[%s]" % address if family == 6 else address) if address else "", port, _PROTOCOLS[protocol])
-                                     for family, address, protocol, port in rules.published(elements)})
-        shown["egress"] = "deny" if any(elements.get("egress%d" % family) for family in (4, 6)) else "allow"
+        shown["published"], shown["egress"] = published(elements), egress(elements)
     return shown
+
+
+def published(elements):
+    """[`127.0.0.1:8080/tcp`, …] of the firewall's elements of an interface."""
+    return sorted({"%s%d/%s" % ("%s:" % ("[%s]" % address if family == 6 else address) if address else "", port, _PROTOCOLS[protocol])
+                   for family, address, protocol, port in rules.published(elements)})
+
+
+def egress(elements):
+    """The policy, and what it allows."""
+    if not any(elements.get("egress%d" % family) for family in (4, 6)):
+        return "allow"
+    allowed = {_allowed(value) for family in (4, 6) for kind in ("", "_any") for value in elements.get("allow%s%d" % (kind, family), ())}
+    return "deny all but " + ", ".join(sorted(allowed)) if allowed else "deny"
+
+
+def _allowed(value):
+    """`10.0.0.0/8 tcp 80-90` of (own address, [protocol,] address[, ports])."""
+    if len(value) == 2:
+        return str(value[1])
+    ports = value[3] if isinstance(value[3], tuple) else (value[3], value[3])
+    return "%s %s %s" % (value[2], _PROTOCOLS[value[1]], "%d" % ports[0] if ports[0] == ports[1] else "%d-%d" % ports)
 
 
 def _show_end(host, now, shown):

@@ -95,7 +95,7 @@ def do(host, acts):
         if act.begin is not None:
             act.begin()
     with netlink.open(proc=host.proc) as net:
-        _remove(net, [act for act in acts if act.goes is not None])
+        _remove(host, net, [act for act in acts if act.goes is not None])
         for start in range(0, len(acts), _AT_ONCE):
             _chunk(host, net, acts[start:start + _AT_ONCE])
     host.drop("host's network")
@@ -104,21 +104,24 @@ def do(host, acts):
         do(host, cleaners)
 
 
-def _remove(net, acts):
-    """16 ms for one and for many."""
-    messages = [nm.set_link(act.goes, group=_GOING) for act in acts]
+def _remove(host, net, acts):
+    """16 ms for one and for many. Where all of ours go, they are in one group already."""
+    if not acts:
+        return
+    ours = {link["name"] for link in _hostnet.links(host).values() if link["group"] == GROUP}
+    group = GROUP if ours == {act.goes for act in acts} else _GOING
+    messages = [nm.set_link(act.goes, group=group) for act in acts] if group == _GOING else []
     try:
         net.send(messages)
     except netlink.NetlinkError as exc:
         for each in [exc] + exc.others:
             if each.errno != errno.ENODEV:  # it is gone already
                 acts[_index(messages, each.message)].failed(each)
-    if any(act.error is None for act in acts):
-        try:
-            net.send([nm.delete_group(_GOING)])
-        except netlink.NetlinkError as exc:
-            for act in acts:
-                act.failed(exc)
+    try:
+        net.send([nm.delete_group(group)])
+    except netlink.NetlinkError as exc:
+        for act in acts:
+            act.failed(exc)
 
 
 def _chunk(host, net, acts):

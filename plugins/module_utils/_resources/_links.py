@@ -173,7 +173,7 @@ def refuse_lacking(host, spec):
 def make(host, spec, space, anew, bridge, mtu):
     """(index inside, index of the end on the host or None, what makes it: a function of the descriptor of its namespace -> messages).
 
-    ``bridge`` is the link that a veth's end is put on. A namespace that is made ``anew`` may be born with links whose numbers nobody
+    ``bridge`` is the link that a veth's end is put on. All MACs are given, as udev changes those that are not. A namespace that is made ``anew`` may be born with links whose numbers nobody
     knows (fallback tunnels), so there the index is the kernel's choice, and None here. Taps and devices are made by `_devices.py`.
     """
     index, mac = None if anew else space.next_index(), mac_of(spec)
@@ -181,7 +181,7 @@ def make(host, spec, space, anew, bridge, mtu):
         end, outer = host_end(spec.key), _next_index(host)
         peer = {key: value for key, value in (("name", spec.name), ("index", index), ("mac", mac), ("mtu", mtu)) if value is not None}
         return index, outer, lambda netns: [
-            nm.new_link(end, "veth", index=outer, mtu=mtu, group=_link_acts.GROUP, master=bridge and bridge["index"], peer=dict(peer, netns=netns)),
+            nm.new_link(end, "veth", index=outer, mac=addresses.derived_mac("host " + spec.key), mtu=mtu, group=_link_acts.GROUP, master=bridge and bridge["index"], peer=dict(peer, netns=netns)),
             nm.set_link(outer, alias=_hostnet.MARK + spec.key)]
     parent = device(host, spec, spec.parent)["index"] if spec.parent is not None and device(host, spec, spec.parent) is not None else None
     data = _data(spec)

@@ -6,7 +6,8 @@
 
 With antispoof a port is locked: the bridge takes from it only what comes from the MAC that a static entry names (Linux 5.18). Ports
 whose members are not to reach each other, or only through the host's rules (mode routed), are isolated; then the bridge answers for
-the IPv6 addresses of members itself, as it does for IPv4's by proxy_arp_pvlan.
+the IPv6 addresses of members itself, as it does for IPv4's by proxy_arp_pvlan. Who asks for a port that it has published itself gets
+its own frame back (hairpin), where br_netfilter rewrites it within the bridge.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _change(words, key, before, after, forth, back):
 
 def _flags(spec, end, outer, moved):
     """Flags that the kernel does not know are not shown by it, and then not asked for."""
-    wanted = {"isolated": spec.net.routed or not spec.net.inter_sandbox, "locked": spec.net.antispoof}
+    wanted = {"isolated": spec.net.routed or not spec.net.inter_sandbox, "locked": spec.net.antispoof, "hairpin": bool(spec.publish)}
     shown = (end["port"] if end is not None else None) or {}
     if end is None or moved:  # a new port has none
         asked = {name: value for name, value in wanted.items() if value}

@@ -45,6 +45,7 @@ def find(host, specs, gone=()):
     """
     known = host.cached((NOUN, "declared"), dict)  # of this run: {key: Spec}
     known.update((spec.key, spec) for spec in specs)
+    host.drop((NOUN, "declared by namespace"))
     present = [spec for spec in specs if spec.state == "present"]
     for spec in specs:
         if spec.former is None and not spec.exact:
@@ -82,6 +83,8 @@ def _fill(spec):
 
 def _kinds(spec):
     """What of its namespace has to be read."""
+    if spec.state == "absent":
+        return ["links"]
     kinds = ["links", "addresses", "routes"]
     for each in (spec, spec.former):
         if each is not None:
@@ -95,11 +98,11 @@ def _leads_out(host, spec, known):
         return bool(spec.net is not None and spec.gateway)
     if spec.net.internal:
         return False
-    for other in [each for each in neighbours_of(host, spec) if each.key not in known] + list(known.values()):
+    own = host.cached((NOUN, "declared by namespace"), lambda: _by_namespace(known.values(), lambda each: each.key))[spec.namespace]
+    for other in [each for each in neighbours_of(host, spec) if each.key not in known] + own:
         if other is spec:
             return True
-        if other.namespace == spec.namespace and other.state == "present" and other.net is not None and (
-                other.gateway or other.gateway is None and not other.net.internal):
+        if other.state == "present" and other.net is not None and (other.gateway or other.gateway is None and not other.net.internal):
             return False
     return True
 
@@ -132,8 +135,11 @@ def _plan_names(host, spec, plan):
     if host.cached((NOUN, "names", spec.namespace), lambda: spec) is not spec:
         return
     known = host.cached((NOUN, "declared"), dict)
+    own = host.cached((NOUN, "declared by namespace"), lambda: _by_namespace(known.values(), lambda each: each.key))[spec.namespace]
+    if any(each.network is not None and each.net is None for each in own):  # in check mode: it would be told by then
+        return
     mine = [each for each in neighbours_of(host, spec) if each.key not in known]
-    mine += [each for each in known.values() if each.namespace == spec.namespace and each.state == "present" and each.trouble is None]
+    mine += [each for each in own if each.state == "present" and each.trouble is None]
     _names.plan(host, spec.namespace, plan, _names.of([each for each in mine if each.net is not None]))
 
 
@@ -241,12 +247,20 @@ def _had(host, spec):
 
 
 def neighbours_of(host, spec):
-    """The recorded Specs of the other interfaces of its namespace."""
-    names = host.cached((NOUN, "recorded names"), lambda: host.records.names(NOUN))
-    if not any(key.startswith(spec.namespace + "/") and key != spec.key for key in names) and spec.namespace not in host.cached(
-            (NOUN, "sandboxes"), lambda: set(host.records.names(_SANDBOXES))):
-        return []  # without reading the records of all others
-    return [each for each in recorded_specs(host) if each.namespace == spec.namespace and each.key != spec.key]
+    """The recorded Specs of the other interfaces of its namespace. Where there are none, the records of all others are not read."""
+    names = host.cached((NOUN, "recorded names"), lambda: _by_namespace(host.records.names(NOUN)))
+    boxes = host.cached((NOUN, "recorded sandboxes"), lambda: set(host.records.names(_SANDBOXES)))
+    if set(names.get(spec.namespace, ())) <= {spec.key} and spec.namespace not in boxes:
+        return []
+    specs = host.cached((NOUN, "recorded by namespace"), lambda: _by_namespace(recorded_specs(host), lambda each: each.key))
+    return [each for each in specs.get(spec.namespace, ()) if each.key != spec.key]
+
+
+def _by_namespace(things, key=str):
+    found = {}
+    for each in things:
+        found.setdefault(key(each).partition("/")[0], []).append(each)
+    return found
 
 
 def recorded(host):
@@ -260,10 +274,11 @@ def shown(host, name):
     """The interfaces of a namespace but lo, as `interface_info` shows them: [dict], sorted by name."""
     space = _links.space(host, name)
     names = sorted(link["name"] for link in space.links if link["kind"] != "loopback")
-    return [each for each in (_show(host, "%s/%s" % (name, word)) for word in names) if each is not None]
+    return [each for each in (show(host, "%s/%s" % (name, word)) for word in names) if each is not None]
 
 
-def _show(host, key):
+def show(host, key):
+    """One, or None where there is none."""
     spec = InterfaceSpec.absent(key)
     spec.drop(host.records.options(NOUN, key))
     return _interface_show.show(host, spec, uses_rules(host))
@@ -276,7 +291,7 @@ def result(host, params, outcome):
         namespace, slash, name = plan.key.partition("/")
         named = {"namespace": namespace, "name": name}
         changed = plan.changed and plan.error is None
-        whole = _show(host, plan.key) if plan.changed or plan.error is not None else named
+        whole = show(host, plan.key) if plan.changed or plan.error is not None else named
         found.append(dict(whole or dict(named, state="absent"), changed=changed))
     return {"interfaces": found}
 
