@@ -30,6 +30,7 @@ from . import _skeleton
 
 _NFPROTO = {4: 2, 6: 10}  # NFPROTO_* of linux/netfilter.h
 _WORDS = {number: word for word, number in rules.PROTOCOLS.items()}
+_KINDS = {"inet_proto": _WORDS, "nf_proto": {2: "ipv4", 10: "ipv6"}}  # what is a number to nft
 
 
 class Absent:
@@ -231,15 +232,14 @@ def _warn_of_others(host, plan, net):
 def _difference(change):
     """(before, after) as texts, by set, of the sets that differ."""
     names = [name for name in sorted(set(change.before) | set(change.after)) if change.before.get(name) != change.after.get(name)]
-    return tuple({name: [_text(*each) for each in sorted(side[name].items(), key=str)] for name in names if name in side}
+    return tuple({name: [_text(name, *each) for each in sorted(side[name].items(), key=str)] for name in names if name in side}
                  for side in (change.before, change.after))
 
 
-def _text(value, data):
-    def word(part):
-        return "%s-%s" % part if isinstance(part, tuple) else str(part)
-
-    return " . ".join(map(word, value)) + (" : " + " . ".join(map(word, data)) if data else "")
+def _text(name, value, data):
+    words = ["%s-%s" % part if isinstance(part, tuple) else str(_KINDS.get(kind, {}).get(part, part))
+             for kind, part in zip(_skeleton.KINDS.get(name, ()), value)]
+    return " . ".join(words) + (" : %s" % data if data else "")
 
 
 # -- transactions
@@ -306,7 +306,7 @@ def _anew(host, now, wanted):
     if any(after.values()):
         commands += [{"add": each} for each in _skeleton.objects()]
         for name, elements in _joined(after).items():
-            if name in _skeleton.NAMES:
+            if name in _skeleton.KINDS:
                 _add(commands, "add", name, elements)
     return commands
 

@@ -36,7 +36,7 @@ for _digit, _address, _protocol in _FAMILIES:
     for _name, _key in (("publish", [_address, "inet_proto", "inet_service"]), ("publish_any", ["inet_proto", "inet_service"])):
         _MAPS[_name + _digit] = _key, _address
         _MAPS[_name + "_port" + _digit] = _key, "inet_service"
-NAMES = frozenset(_SETS).union(_INTERVALS, _MAPS)
+KINDS = dict(_SETS, **_INTERVALS, **{_name: _key for _name, (_key, _data) in _MAPS.items()})  # of each set, what a value consists of
 
 
 # -- the words of rules
