@@ -314,11 +314,14 @@ def test_without_nft_the_package_is_named(refuse, converge, monkeypatch):
     assert any("nftables" in text for text in converge("network", check=True, **LAB)["warnings"])
 
 
-def test_without_pyroute2_the_package_is_named(refuse, monkeypatch):
-    from module_utils._kernel import _netclasses
+def test_without_pyroute2_the_package_is_named(refuse, converge, monkeypatch):
+    from module_utils._kernel import _netformat
 
-    monkeypatch.setattr(_netclasses, "MISSING", "No module named pyroute2")
-    assert "python3-pyroute2" in refuse("network", **LAB)
+    with monkeypatch.context() as patch:
+        patch.setattr(_netformat, "missing", lambda: "there is no Python module pyroute2")
+        assert "python3-pyroute2" in refuse("network", **LAB)
+        answer = converge("network", check=True, **LAB)
+        assert "create bridge bh-lab of network lab" in answer["actions"] and any("python3-pyroute2" in text for text in answer["warnings"])
     assert spaces.link("bh-lab") is None and show() is None
 
 

@@ -185,7 +185,8 @@ def _sysctls(host, spec):
               "ipv4/conf/proxy_arp_pvlan": routed, "ipv4/neigh/proxy_delay": "0"}
     if has_ipv6(host):
         wanted.update({"ipv6/conf/disable_ipv6": "0" if 6 in spec.families else "1", "ipv6/conf/accept_ra": "0",
-                       "ipv6/conf/accept_redirects": "0", "ipv6/conf/proxy_ndp": routed, "ipv6/neigh/proxy_delay": "0"})
+                       "ipv6/conf/accept_redirects": "0", "ipv6/conf/proxy_ndp": routed, "ipv6/neigh/proxy_delay": "0",
+                       "ipv6/conf/accept_dad": "0"})  # it is there for its first member at once
         if 6 in spec.families:
             wanted["ipv6/conf/forwarding"] = "1"
     return wanted
