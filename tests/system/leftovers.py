@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is on this machine: mounts, namespaces, cgroups, processes, interfaces, files below the run-time paths.
+"""What is on this machine: mounts, namespaces, cgroups, processes, its network, files below the run-time paths.
 
 Two snapshots are compared, so that a test can say that it left nothing behind and broke nothing that was there.
 """
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import time
+
+from module_utils._kernel import netlink
 
 FILES = ("/run", "/etc/bulkhead", "/etc/netns", "/var/lib/bulkhead", "/var/log/bulkhead")
 # What the engine makes once for the whole host, and keeps; and the directory that mount(8) and umount(8) make and remove.
@@ -23,7 +26,7 @@ PLACES = re.compile(
     r"|file (/run/bulkhead\.lock|/run/netns)$"
     r"|file /run/bulkhead/made/[a-z_]+$"
     r"|file /etc/bulkhead/[a-z_]+\.d$"
-    r"|file /var/lib/bulkhead/(uppers|layers)$"
+    r"|file /var/lib/bulkhead/(uppers|layers|images)$"
     r"|file /run/mount$"
 )
 OCTAL = re.compile(r"\\([0-7]{3})")
@@ -80,6 +83,30 @@ def interfaces():
     return {("interface " + line.split(":")[0].strip(), "") for line in _read("/proc/net/dev").splitlines()[2:]}
 
 
+def network():
+    """What belongs to no interface by its name alone: addresses, routes, rules, qdiscs, packet filters, and who forwards."""
+    found = set()
+    with netlink.open() as net:
+        names = {link["index"]: link["name"] for link in net.links()}
+        for kind in ("addresses", "routes", "rules", "neighbours", "qdiscs"):
+            for each in getattr(net, kind)():
+                for passing in ("stats", "tentative", "failed"):
+                    each.pop(passing, None)
+                if each.get("scope") != "link" or kind == "routes":  # the kernel's own addresses come some time after their link
+                    found.add(("network %s of %s" % (kind, names.get(each.pop("index", None))), str(sorted(each.items()))))
+    try:
+        rules = subprocess.run(["nft", "list", "ruleset"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+        found.update(("network packet filter", line) for line in rules.splitlines())
+    except FileNotFoundError:
+        pass
+    for family in ("ipv4", "ipv6"):
+        for word in ("forwarding", "accept_ra"):
+            for name in {"all", "default", *names.values()}:
+                value = _read("/proc/sys/net/%s/conf/%s/%s" % (family, name, word)).strip()
+                found.add(("network %s of %s" % (word, name), "%s %s" % (family, value)))
+    return found
+
+
 def files():
     """Files below the run-time paths, on whichever mount they are; the content of overlays is not ours to list."""
     found = set()
@@ -109,7 +136,7 @@ class Snapshot:
 
     def __init__(self):
         alive, spaces = processes()
-        self.things = mounts() | alive | spaces | cgroups() | interfaces() | files() | descriptors()
+        self.things = mounts() | alive | spaces | cgroups() | interfaces() | network() | files() | descriptors()
 
     def difference(self, later):
         """What LATER has more, and what it has less, as lines; processes and namespaces may end."""

@@ -62,6 +62,7 @@ WRITES = frozenset(["write", "pwrite64", "writev", "pwritev", "pwritev2"])
 DESCRIPTOR_FIRST = WRITES | frozenset(["fchmod", "fchown", "ftruncate", "fallocate", "fsync", "fdatasync", "flock", "fsetxattr",
                                        "fremovexattr", "sendto", "sendmsg", "syncfs", "setns"])
 O_CREAT, O_TRUNC, O_TMPFILE, OPEN_TREE_CLONE = 0o100, 0o1000, 0o20000000, 1
+RTM_BASE, RTM_END = 16, 128
 
 
 class Unclassified(Exception):
@@ -128,6 +129,10 @@ def classify(pid, number, args, foreign):
             return None
         if shown.startswith(("pipe:", "socket:")):
             shown = shown.split(":")[0]
+        if name == "sendto" and shown == "socket":
+            size, number = struct.unpack("IH", memory(pid, args[1], 6).ljust(6, b"\0"))
+            if RTM_BASE <= number < RTM_END and 16 <= size <= args[2]:  # rtnetlink(7): of each four, the third asks only
+                return None if number % 4 == 2 else (name, "rtnetlink %d" % number)
         return name, shown
     shown = string(pid, args[path]) if path is not None else ""
     return None if shown == "/dev/null" else (name, shown)
