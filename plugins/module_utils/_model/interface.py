@@ -87,7 +87,7 @@ class InterfaceSpec:
         spec.port, spec.listen_port = given("port", addresses.port), given("listen_port", addresses.port)
         spec.mode = given("mode", values.choice, MODES.get(spec.type, ()))
         spec.private_key_file, spec.peers = given("private_key_file", values.absolute), given("peers", parts.peers)
-        spec.mac, spec.up = given("mac", addresses.mac), given("up", values.boolean)
+        spec.mac, spec.up = given("mac", addresses.mac), given("up", values.boolean) if options.get("up") is not None else True
         spec.mtu = given("mtu", values.integer, 68, 65535)
         spec.addresses, spec.gateway = given("addresses", parts.own_addresses), given("gateway", values.boolean)
         spec.routes, spec.rules = given("routes", parts.routes), given("rules", parts.rules)

@@ -70,12 +70,12 @@ def move_back(host, spec, now):
     if origin["name"] in _hostnet.links(host):
         raise BulkheadError("Cannot move device %s back from %s: the host has another device of that name by now. Rename that one."
                             % (origin["name"], spec.key), device=origin["name"])
-    return leave(now.link["index"], origin), settle(origin)
+    return leave(origin), settle(origin)
 
 
-def leave(link, origin):
+def leave(origin):
     """Messages for its namespace, by which it leaves that for the host's."""
-    return lambda home: [nm.set_link(link, netns=home, name=origin["name"])]
+    return lambda index, home: [nm.set_link(index, netns=home, name=origin["name"])]
 
 
 def settle(origin):

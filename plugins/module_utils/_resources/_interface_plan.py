@@ -119,6 +119,8 @@ def present(host, spec, plan, way=_steps.Way()):
                             "name." % spec.key)
     if spec.net is not None:
         firewall(host, plan, member(spec))
+    elif _uses_rules(host):
+        firewall(host, plan, _rules.Absent(spec.key))
     if before.rest is not None:
         _steps.clear(host, spec, before.rest, plan, way)
     if recreate:
@@ -213,7 +215,7 @@ def _wanted(host, spec, now):
     return _link_changes.Wanted(
         mac=_links.mac_of(spec) if spec.net is not None or spec.mac or now.link is None or spec.exact else None,
         mtu=spec.mtu or (1500 if spec.net is None else spec.net.mtu or 1500) if "mtu" in dropped else spec.mtu,
-        up=True if spec.up is None and (spec.exact or now.link is None) else spec.up,
+        up=spec.up,
         addresses=given if given is not None or "addresses" not in dropped else [],
         routes=routes if routes is not None or "routes" not in exact else [], former_routes=spec.former.routes if spec.former is not None else None,
         rules=spec.rules if "rules" not in dropped else [], kept_rules=_other_rules(host, spec) if "rules" in exact else None,
@@ -228,6 +230,12 @@ def _gateway_routes(spec):
     declared = {route["family"] for route in spec.routes or () if route["to"] == "default" and route["metric"] is None and route["table"] == 254}
     return [{"to": "default", "via": gateway, "family": addresses.family(gateway), "source": None, "metric": None, "table": 254, "mtu": None,
              "type": "unicast"} for subnet, gateway in spec.net.subnets if addresses.family(gateway) in families - declared]
+
+
+def _uses_rules(host):
+    from . import interface  # it stands on this file
+
+    return interface.uses_rules(host)
 
 
 def _other_rules(host, spec):
@@ -278,9 +286,7 @@ def absent(host, spec, plan, way=_steps.Way()):
 
 def forget(host, key, plan):
     """The rules and records of an interface go."""
-    from . import interface  # it stands on this file
-
-    if interface.uses_rules(host):
+    if _uses_rules(host):
         firewall(host, plan, _rules.Absent(key))
     plan.record(NOUN, key, None)
     plan.record(_allocation.NOUN, key, None)

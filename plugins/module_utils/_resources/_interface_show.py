@@ -36,8 +36,8 @@ def show(host, spec, uses_rules):
     shown.update({key: value for key, value in (link["data"] or {}).items() if key in ("vlan_id", "vni", "remote", "local", "port", "mode")})
     if now.origin is not None:
         shown["device"] = now.origin["name"]
-    elif link["parent"] is not None and kind != "veth":
-        shown["parent"] = next((each["name"] for each in _hostnet.links(host).values() if each["index"] == link["parent"]), None)
+    elif kind in ("macvlan", "ipvlan", "vlan", "vxlan"):
+        shown["parent"] = _links.parent_of(host, link)
     if now.end is not None:
         _show_end(host, now, shown)
     if uses_rules:

@@ -37,14 +37,14 @@ def make(host, spec, space, plan, way, index, maker, changes, device):
         if change.key not in _UNTOLD:
             plan.differ(change.key, None, change.after)
     first = [change.call for change in inner if change.call and not change.last]
-    back, claim, words = _link_acts.Act(leaves=lambda home: [nm.delete_link(spec.name)], **place), {}, "create interface %s" % spec.key
+    back, claim, words = _link_acts.Act(leaves=lambda inner, home: [nm.delete_link(inner)], **place), {}, "create interface %s" % spec.key
     if spec.type == "tap":
         first.insert(0, lambda unused: _devices.make_tap(spec.name))
     elif spec.type == "device":
         origin = claim["origin"] = device and _devices.origin_of(device, spec.device)
         maker, words = device and _devices.move_in(device, spec), "move %s to %s" % (spec.device, spec.key)
         if device:
-            back = _link_acts.Act(leaves=_devices.leave(spec.name, origin), outside=_devices.settle(origin), **place)
+            back = _link_acts.Act(leaves=_devices.leave(origin), outside=_devices.settle(origin), **place)
     act = _link_acts.Act(
         index=index, clean=back, begin=lambda: host.claims.complete(NOUN, spec.key, dict(claim, link=None)),
         goes=host_end(spec.key) if way.anew and host_end(spec.key) in _hostnet.links(host) else None,  # of the namespace that is no more
@@ -102,9 +102,11 @@ def remove(host, spec, now, plan, way):
         words = "move %s back to the host" % spec.key
         back, settle = _devices.move_back(host, spec, now)
     elif now.link is not None:
-        gone.append(nm.delete_link(now.link["index"]))
-    if gone or back:
-        act.leaves = lambda home: gone + (back(home) if back else [])
+        back = lambda index, home: [nm.delete_link(index)]  # noqa: E731
+    if back is not None:
+        act.index, act.leaves = now.link["index"], lambda index, home: gone + back(index, home)
+    elif gone:
+        act.name, act.leaves = None, lambda unused, home: gone
     act.outside = settle
     _link_acts.add(host, plan, words, act, ahead=way.ahead, done=lambda: host.claims.drop(NOUN, spec.key))
 

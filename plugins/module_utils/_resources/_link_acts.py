@@ -24,12 +24,12 @@ _AT_ONCE = 128  # namespaces that are open at the same time, two descriptors eac
 class Act:
     """One change of one interface. Its parts are taken in this order, of all acts together:
 
-    ``goes``            the name of a link of the host that is removed
-    ``leaves(home)``    messages for the interface's namespace by which it leaves it; ``home`` is a descriptor of the host's
-    ``outside(netns)``  messages for the host's namespace; ``netns`` is a descriptor of the interface's
-    ``before(index)``   what is no message, called in the interface's namespace: that which must be there for ``inside``
-    ``inside(index)``   messages for the interface's namespace
-    ``after(index)``    as ``before``
+    ``goes``                 the name of a link of the host that is removed
+    ``leaves(index, home)``  messages for the interface's namespace by which it leaves it; ``home`` is a descriptor of the host's
+    ``outside(netns)``       messages for the host's namespace; ``netns`` is a descriptor of the interface's
+    ``before(index)``        what is no message, called in the interface's namespace: that which must be there for ``inside``
+    ``inside(index)``        messages for the interface's namespace
+    ``after(index)``         as ``before``
 
     ``begin()`` is called ahead of all of it. ``pin`` is where the interface's namespace is pinned; ``index`` of the interface in it, found
     by ``name`` where it is None.
@@ -136,9 +136,9 @@ def _chunk(host, net, acts):
             if act.enters and isinstance(spaces[act.pin], OSError):
                 act.failed(spaces[act.pin], first=True)
         for pin, space in spaces.items():
-            leaving = [(act, act.leaves(net.fd)) for act in acts if act.leaves and act.pin == pin and act.error is None]
-            if leaving:
-                _send(space, leaving)
+            leaving = [act for act in acts if act.leaves and act.pin == pin and act.error is None]
+            _number(space, leaving)
+            _send(space, [(act, act.leaves(act.index, net.fd)) for act in leaving if act.error is None])
         _send(net, [(act, act.outside(spaces[act.pin].fd if act.pin else None)) for act in acts if act.outside and act.error is None], making=True)
         for pin, space in spaces.items():
             if not isinstance(space, OSError):
@@ -153,16 +153,21 @@ def _inside(host, pin, space, acts):
     """All that is to be done in one namespace. Calls come in groups, so that each group enters it once."""
     if any(act.before for act in acts):
         _call(host, pin, [(act, act.before) for act in acts if act.before])
+    _number(space, [act for act in acts if (act.inside or act.after) and act.error is None])
+    _send(space, [(act, act.inside(act.index)) for act in acts if act.inside and act.error is None])
+    if any(act.after for act in acts):
+        _call(host, pin, [(act, act.after) for act in acts if act.after and act.error is None])
+
+
+def _number(space, acts):
+    """The indexes of interfaces that got them from the kernel."""
     for act in acts:
-        if act.index is None and act.name is not None and (act.inside or act.after):
+        if act.index is None and act.name is not None:
             link = space.link(act.name)
             if link is None:
                 act.failed(OSError(errno.ENODEV, "there is no interface %s in it any more" % act.name))
             else:
                 act.index = link["index"]
-    _send(space, [(act, act.inside(act.index)) for act in acts if act.inside and act.error is None])
-    if any(act.after for act in acts):
-        _call(host, pin, [(act, act.after) for act in acts if act.after and act.error is None])
 
 
 def _call(host, pin, calls):

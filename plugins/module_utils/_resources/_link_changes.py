@@ -34,12 +34,12 @@ class Change:
 
 def inside(host, spec, now, wanted):
     """All of them, in the order in which they stand on each other. ``wanted`` is a Wanted."""
-    up = wanted.up is not False and (wanted.up or now.link is None or now.link["up"])
     changes = _values(spec, now, wanted)
-    changes += _addresses(spec, now, wanted, up)
-    if up:
+    flushed = any(change.key == "mac" for change in changes)  # with its MAC the kernel takes its neighbours away
+    changes += _addresses(spec, now, wanted)
+    if wanted.up:
         changes += _routes(spec, now, wanted)
-    changes += _neighbours(spec, now, wanted) + _rules(spec, now, wanted) + _sysctls(host, spec, now, wanted)
+    changes += _neighbours(spec, now, wanted, flushed) + _rules(spec, now, wanted) + _sysctls(host, spec, now, wanted)
     return changes
 
 
@@ -65,7 +65,7 @@ def _values(spec, now, wanted):
         after, before = getattr(wanted, key), now.link and now.link[key]
         if now.link is None and key != "up" and spec.type not in ("device", "tap"):
             continue
-        if after is None or before == after or (now.link is None and key == "up" and not after):
+        if after is None or before == after or (now.link is None and after is False):
             continue
         words = "bring %s %s" % ("up" if after else "down", spec.key) if key == "up" else "set %s of %s" % (key, spec.key)
         found.append(Change(words, key, before, after, lambda index, key=key, after=after: [nm.set_link(index, **{key: after})],
@@ -80,11 +80,13 @@ def _mine(spec, now, kind):
 
 # -- addresses
 
-def _addresses(spec, now, wanted, up):
+def _addresses(spec, now, wanted):
     if wanted.addresses is None:
         return []
-    current = [each["address"] for each in _mine(spec, now, "addresses") if each["permanent"] and not each["address"].startswith("fe80:")]
-    declared = [each for each in wanted.addresses if up or addresses.family(each) == 4]  # of a link that is down, IPv6 takes them away
+    families = (4, 6) if wanted.up else (4,)  # from a link that is down IPv6 takes them away
+    current = [each["address"] for each in _mine(spec, now, "addresses")
+               if each["permanent"] and each["scope"] != "link" and each["family"] in families]
+    declared = [each for each in wanted.addresses if addresses.family(each) in families]
     new = [each for each in declared if each not in current]
     old = [each for each in current if each not in declared] if "addresses" in wanted.exact else []
     # Of the same address with another prefix IPv6 bears only one, so that one goes first; otherwise what is new comes first.
@@ -169,10 +171,10 @@ def _shown(routes):
 
 # -- neighbours
 
-def _neighbours(spec, now, wanted):
+def _neighbours(spec, now, wanted, flushed):
     if wanted.neighbours is None:
         return []
-    current = {each["address"]: each["mac"] for each in _mine(spec, now, "neighbours") if not each["proxy"]}
+    current = {each["address"]: each["mac"] for each in _mine(spec, now, "neighbours") if not each["proxy"] and not flushed}
     declared = {each["address"]: each["mac"] for each in wanted.neighbours}
     changes = []
     for address in dict.fromkeys(list(declared) + (list(current) if "neighbours" in wanted.exact else [])):

@@ -140,15 +140,16 @@ def mismatch(host, spec, now):
     data = link["data"] or {}
     if spec.parent is not None:
         parent = device(host, spec, spec.parent)
-        compare("parent", _parent_name(host, link, data), spec.parent if parent is None else parent["name"])
+        compare("parent", parent_of(host, link), spec.parent if parent is None else parent["name"])
     for key in ("vlan_id", "vni", "mode", "port", "local"):
         if getattr(spec, key) is not None and (spec.type, key) != ("wireguard", "port"):
             compare(key, data.get(key), getattr(spec, key))
     return different
 
 
-def _parent_name(host, link, data):
-    index = data.get("parent") or link["parent"]
+def parent_of(host, link):
+    """The name of the link of the host that one stands on, None where there is none."""
+    index = (link["data"] or {}).get("parent") or link["parent"]
     return next((each["name"] for each in _hostnet.links(host).values() if each["index"] == index), None)
 
 
@@ -185,6 +186,8 @@ def make(host, spec, space, anew, bridge, mtu):
             nm.set_link(outer, alias=_hostnet.MARK + spec.key)]
     parent = device(host, spec, spec.parent)["index"] if spec.parent is not None and device(host, spec, spec.parent) is not None else None
     data = _data(spec)
+    if spec.type == "vxlan" and parent is not None:
+        parent, data["parent"] = None, parent  # the kernel's own place for it
     return index, None, lambda netns: [nm.new_link(spec.name, spec.type, index=index, mac=mac, mtu=mtu, parent=parent, netns=netns, data=data)]
 
 
