@@ -188,6 +188,28 @@ def test_the_lock_is_held_alone_waits_and_names_its_holder(tmp_path):
         pass
 
 
+def test_a_lock_without_room_for_words_is_held(tmp_path, monkeypatch):
+    def full(*dummy):
+        raise OSError(28, "No space left on device")
+
+    path = str(tmp_path / "lock")
+    monkeypatch.setattr(os, "pwrite", full)
+    with Lock(path, "sandbox"):
+        with pytest.raises(BulkheadError, match="an unknown process has held it"):
+            Lock(path, "cgroup", wait=0.05).__enter__()
+
+
+def test_what_cannot_be_written_is_named(host, monkeypatch):
+    def full(*dummy):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    os.makedirs(host.state + "/made/cgroup")
+    with pytest.raises(OSError) as caught:
+        host.claims.begin("cgroup", "web")
+    assert caught.value.filename.startswith(host.state + "/made/cgroup/") and not os.listdir(host.state + "/made/cgroup")
+
+
 def test_the_lock_of_a_dead_holder_is_free(tmp_path):
     path = str(tmp_path / "lock")
     child = os.fork()

@@ -37,8 +37,11 @@ class Lock:
                     raise BulkheadError("Cannot lock %s: %s has held it for more than %d s. Wait for it, or end it and run again."
                                         % (self.path, holder, self.wait))
             time.sleep(0.02)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, ("process %d (%s)\n" % (os.getpid(), self.words)).encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, ("process %d (%s)\n" % (os.getpid(), self.words)).encode(), 0)
+        except OSError:
+            pass  # no room; it is held all the same, by an unknown process
         self._fd = fd
         return self
 

@@ -208,7 +208,8 @@ def _write_partial(path, value):
                 data = data[os.write(fd, data):]
         finally:
             os.close(fd)
-    except OSError:
+    except OSError as exc:
+        exc.filename = partial  # write(2) does not say of what
         _unlink(partial)
         raise
 

@@ -58,7 +58,7 @@ def _restore(host, rest):
     """At boot it is the main process of a unit (systemd says so), and its lines go to the journal: few, and failures as errors."""
     host.booting = host.systemd and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     done, failed = whole.restore(host)
-    _tell(["Restored all that is recorded but %d, in %d steps." % (len(failed), len(done))] if host.booting else done)
+    _tell(["Restored all that is recorded%s, in %d steps." % (" but %d" % len(failed) if failed else "", len(done))] if host.booting else done)
     if not failed:
         return 0
     lines = host.warnings + [message if record.name in message else "Cannot restore %s %s: %s" % (record.noun, record.name, message)

@@ -15,7 +15,7 @@ import os
 from .._kernel.blockdev import device_node
 from .._kernel.cgroupfs import UNIFIED
 from .._model import slices
-from .._model.errors import BulkheadError
+from .._model.errors import BulkheadError, reason
 from .._model.limits import MAX
 from .._supervisor import subtree, systemctl
 from ._cgroup_units import nobodys, ours, owned
@@ -351,7 +351,7 @@ def _try(entry, act):
     except BulkheadError as exc:
         entry.error = exc
     except OSError as exc:
-        entry.error = BulkheadError("Cannot write %s: %s. Mend that on the host and run again." % (entry.unit, exc.strerror))
+        entry.error = BulkheadError("Cannot write %s: %s. Mend that on the host and run again." % (entry.unit, reason(exc)))
 
 
 def set_live(host, unit, words):

@@ -187,7 +187,8 @@ def write(host, unit, text):
             os.fchmod(descriptor, 0o644)
             stream.write(text)
         os.rename(partial, target)
-    except OSError:
+    except OSError as exc:
+        exc.filename = partial  # write(2) does not say of what
         _unlink(partial)
         raise
     host.units_changed = True
