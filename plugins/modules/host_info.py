@@ -112,6 +112,12 @@ host:
       elements: str
       returned: success
       sample: [tini]
+    missing_network_tools:
+      description: The packages (by their names in Debian) that networks and interfaces need and the host lacks. Nothing else needs them.
+      type: list
+      elements: str
+      returned: success
+      sample: [nftables, python3-pyroute2]
     problems:
       description: One sentence for each thing without which nothing works here, and what to do about it.
       type: list

@@ -92,6 +92,19 @@ def test_what_is_missing_depends_on_the_init(machine):
     assert (found["init"], found["systemd"], found["boot"], found["problems"]) == ("systemd", 252, "systemd", [])
 
 
+@pytest.mark.parametrize("tools, module, missing", [(None, None, []), (("tini",), None, ["nftables"]), (None, "there is none", ["python3-pyroute2"]),
+                                                    (("tini",), "there is none", ["nftables", "python3-pyroute2"])])
+def test_what_networks_need_is_told_apart(machine, monkeypatch, tools, module, missing):
+    monkeypatch.setattr(preflight._netformat, "missing", lambda: module)
+    found = machine(tools=tools)
+    assert found["missing_network_tools"] == missing and found["limits"] == []
+
+
+def test_a_kernel_without_bridges_limits(machine, monkeypatch):
+    monkeypatch.setattr(preflight.built, "lacks", lambda option, module, release, proc: option == "BRIDGE")
+    assert machine()["limits"] == ["Networks cannot be made: this kernel lacks bridge."]
+
+
 @pytest.mark.parametrize("system, name, tested", [
     ("PRETTY_NAME='Debian GNU/Linux 13 (trixie)'\nID=debian\nVERSION_ID=13\n", "Debian GNU/Linux 13 (trixie)", True),
     ('ID="rocky"\nVERSION_ID="9.4"\nPRETTY_NAME="Rocky Linux 9.4"\n', "Rocky Linux 9.4", False), ("", None, False),

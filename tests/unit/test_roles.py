@@ -35,7 +35,7 @@ def tasks(role):
 
 
 def test_there_are_roles():
-    assert NAMES == ["host", "sandbox"]
+    assert NAMES == ["host", "network", "sandbox"]
 
 
 @pytest.mark.parametrize("role", NAMES)
@@ -72,6 +72,16 @@ def test_facts_are_not_injected_variables(role):
 
 def test_the_list_role_is_a_handful_of_tasks():
     assert len(load("sandbox", "tasks", "main.yml")) <= 5
+
+
+def test_the_role_hands_on_every_option_of_a_network():
+    path = os.path.join(ROLES, "..", "plugins", "modules", "network.py")
+    with open(path, encoding="utf-8") as stream:
+        documented = yaml.safe_load(re.search(r'DOCUMENTATION = r"""\n(.*?)"""', stream.read(), re.S).group(1))["options"]
+    task = next(task for task in load("network", "tasks", "main.yml") if "bulkhead.isolation.network" in task)
+    given = task["bulkhead.isolation.network"]
+    assert set(given) == set(documented)
+    assert all(text == "{{ item.%s | default(omit) }}" % name for name, text in given.items() if name != "name")
 
 
 def test_the_policy_of_the_role_is_that_of_the_module():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from .._kernel import cgroupfs
+from .._kernel import _netformat, built, cgroupfs
 from .._supervisor import boot, systemctl
 
 NOUN = "host"
@@ -25,6 +25,7 @@ LIMITS = {"cpu": "cpu_*", "memory": "memory_*", "pids": "pids_max", "io": "io_*"
 TOOLS = {"runsvdir": "runit", "runsv": "runit", "sv": "runit", "svlogd": "runit", "tini": "tini",
          "nsenter": "util-linux"}
 TOOLS_OF_SYSTEMD = {"systemctl": "systemd", "systemd-run": "systemd", "nsenter": "util-linux"}
+NETWORKS = {"bridge": "BRIDGE", "veth": "VETH", "nf_tables": "NF_TABLES"}  # modules of the kernel, and the options that they are built by
 OLDEST_SYSTEMD = 246  # it brought systemctl freeze and the barrier of sd_notify(3)
 TESTED = (("debian", "12"), ("debian", "13"))  # ID and VERSION_ID of os-release(5)
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
@@ -79,14 +80,28 @@ def survey(host):
     else:
         limits += ["No cgroup hierarchy has the controller %s: %s cannot be used." % (name, LIMITS[name])
                    for name in sorted(LIMITS) if trees.home(name) is None]
+    absent = networks(kernel, host.proc)
+    if absent:
+        limits.append("Networks cannot be made: this kernel lacks %s." % ", ".join(absent))
     missing = sorted({packages[name] for name, path in tools.items() if path is None} | ({"libseccomp"} if not library else set()))
     return {
         "system": system, "tested": tested, "kernel": kernel, "init": _init(host), "systemd": manager, "boot": starts,
         "cgroup_mode": trees.mode,
         "controllers": sorted(name for name in LIMITS if trees.home(name) is not None),
         "namespaces": spaces, "overlay": overlay, "tools": tools, "libseccomp": library, "missing_tools": missing,
+        "missing_network_tools": missing_network_tools(),
         "problems": problems, "limits": limits,
     }
+
+
+def networks(kernel, proc):
+    """What the kernel is known to lack for networks."""
+    return [module for module, option in sorted(NETWORKS.items()) if built.lacks(option, module, kernel, proc)]
+
+
+def missing_network_tools():
+    """The packages that the modules `network` and `interface` lack, of which nothing else here has need."""
+    return (["nftables"] if which("nft") is None else []) + (["python3-pyroute2"] if _netformat.missing() else [])
 
 
 def has_overlay(host, kernel):
