@@ -83,7 +83,9 @@ def _list(host, rest):
 def _check(host, rest):
     found = preflight.survey(host)
     missing = ["Packages are missing: %s." % ", ".join(found["missing_tools"])] if found["missing_tools"] else []
-    _tell(["Linux %s, cgroups %s, init %s" % (found["kernel"], found["cgroup_mode"], found["init"])] + found["limits"])
+    networks = found["missing_network_tools"]
+    _tell(["Linux %s, cgroups %s, init %s" % (found["kernel"], found["cgroup_mode"], found["init"])] + found["limits"]
+          + (["Networks need packages that are missing: %s." % ", ".join(networks)] if networks else []))
     return _say(found["problems"] + missing)
 
 
