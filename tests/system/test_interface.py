@@ -24,6 +24,20 @@ EVERYTHING = dict(
     bandwidth={"transmit": "10mbit", "receive": {"rate": "20mbit", "burst": "64K"}}, publish=["8080:80", "127.0.0.1:8090-8092:90-92/udp"])
 
 @pytest.fixture
+def calls():
+    """calls(place, address, port): a connection that lives until the end of the test."""
+    made = []
+
+    def act(*arguments):
+        made.append(Call(*arguments))
+        return made[-1]
+
+    yield act
+    for each in made:
+        each.end()
+
+
+@pytest.fixture
 def talk():
     """talk(places…): servers in namespaces, for the time of a test."""
     servers = []
@@ -78,18 +92,18 @@ def test_members_talk_and_are_reached_where_they_are_published(lab, talk, conver
     assert ask("cache", ("tcp", web[0], 7))[0] in (None, "error: No route to host")
     assert "web" not in command("cat", "/etc/netns/cache/hosts")
 
-def test_changes_do_not_touch_connections_that_live(lab, talk, converge):
+def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
     lab("web", "cache")
     first = eth0(addresses=["10.42.0.7/24"], publish=["8080:7"])
     converge("interface", **declare(first, eth0(namespace="cache")))
     talk("web")
-    call = Call("cache", "10.42.0.7", 7)
+    call = calls("cache", "10.42.0.7", 7)
     assert call.echo("one") == "one"
     changed = eth0(addresses=["10.42.0.7/24", "10.42.0.8/24", "fd00:42::7/64"], publish=["8081:7"], mtu=1400, routes=[{"to": "10.9.0.0/16", "via": "10.42.0.9"}],
                    bandwidth={"transmit": "50mbit"})
     done = converge("interface", **declare(changed, eth0(namespace="cache")))
     assert done["actions"] == [
-        "set rules of web/eth0", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
+        "set rules of web/eth0", "set mtu of the host's end of web/eth0", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
         "add route default (IPv6) via fd00:42::1 of web/eth0", "add route 10.9.0.0/16 via 10.42.0.9 of web/eth0",
         "set bandwidth.transmit of web/eth0", "write names of web"]
     assert call.echo("two") == "two"
@@ -98,7 +112,6 @@ def test_changes_do_not_touch_connections_that_live(lab, talk, converge):
     assert addresses() == ["10.42.0.8/24"] and routes() == {"default": "10.42.0.1"}
     assert ask("cache", ("tcp", "10.42.0.8", 7)) == ["web " + addresses(space="cache")[0].partition("/")[0]]
     assert command("tc", "-j", "qdisc", "show", "dev", "eth0", space="web").count("tbf") == 0
-    call.end()
 
 DRIFT = [
     ("ip address delete 10.42.0.7/24 dev eth0", ["add address 10.42.0.7/24 to web/eth0"] + [  # the last of its family: the kernel took the routes away with it

@@ -170,10 +170,10 @@ def _refuse_mismatch(host, spec, now):
 
 def _changes(host, spec, now, outer, bridge):
     """All that differs; for a link that is yet to be made, all that is declared."""
-    found = []
+    found, wanted = [], _wanted(host, spec, now)
     if spec.type == "veth":
-        found += _ports.changes(host, spec, now.end, outer, bridge, _links.mac_of(spec))
-    found += _link_changes.inside(host, spec, now, _wanted(host, spec, now))
+        found += _ports.changes(host, spec, now.end, outer, bridge, _links.mac_of(spec), wanted.mtu)
+    found += _link_changes.inside(host, spec, now, wanted)
     if spec.type == "vxlan" and now.link is not None and spec.remote is not None and now.link["data"].get("remote") != spec.remote:
         found.append(_remote(spec, now))
     if spec.type == "wireguard":
@@ -214,7 +214,7 @@ def _wanted(host, spec, now):
     given = spec.resolved if spec.net is not None or spec.addresses is not None else None
     return _link_changes.Wanted(
         mac=_links.mac_of(spec) if spec.net is not None or spec.mac or now.link is None or spec.exact else None,
-        mtu=spec.mtu or (1500 if spec.net is None else spec.net.mtu or 1500) if "mtu" in dropped else spec.mtu,
+        mtu=spec.mtu or (spec.net and spec.net.mtu) or (1500 if "mtu" in dropped else None),
         up=spec.up,
         addresses=given if given is not None or "addresses" not in dropped else [],
         routes=routes if routes is not None or "routes" not in exact else [], former_routes=spec.former.routes if spec.former is not None else None,
@@ -262,7 +262,9 @@ def _sysctls(host, spec, former, now):
 
 def _record(host, spec, plan):
     if not spec.exact:
-        plan.record(NOUN, spec.key, spec.options, merge=True)
+        former = spec.former  # of another type or place, nothing of it holds any more
+        plan.record(NOUN, spec.key, spec.options, merge=former is not None and all(
+            getattr(former, key) == getattr(spec, key) for key in ("type", "network", "bridge")))
     allocated = spec.resolved if spec.addresses is None and spec.net is not None else None
     if allocated or _allocation.recorded(host, spec.key):
         plan.record(_allocation.NOUN, spec.key, {"addresses": allocated} if allocated else None)

@@ -172,7 +172,7 @@ def _shown(routes):
 # -- neighbours
 
 def _neighbours(spec, now, wanted, flushed):
-    if wanted.neighbours is None:
+    if wanted.neighbours is None or not wanted.up:
         return []
     current = {each["address"]: each["mac"] for each in _mine(spec, now, "neighbours") if not each["proxy"] and not flushed}
     declared = {each["address"]: each["mac"] for each in wanted.neighbours}

@@ -18,15 +18,18 @@ from . import _hostnet
 from ._link_changes import Change
 
 
-def changes(host, spec, end, outer, bridge, mac):
+def changes(host, spec, end, outer, bridge, mac, mtu):
     """Changes on the host's side. ``end`` is the link as it is (None: it is yet to be made), ``outer`` its index, ``bridge`` the link that it
-    is to be on, ``mac`` the address inside."""
+    is to be on, ``mac`` the address inside, ``mtu`` that of both ends, where it is to be a certain one."""
     found = []
+    if end is not None and mtu not in (None, end["mtu"]):
+        found.append(_change("set mtu of the host's end of %s" % spec.key, "host_end.mtu", end["mtu"], mtu, [nm.set_link(outer, mtu=mtu)],
+                             [nm.set_link(outer, mtu=end["mtu"])]))
     if end is not None and bridge is not None and end["master"] != bridge["index"]:
         by_index = {link["index"]: link["name"] for link in _hostnet.links(host).values()}
         found.append(_change("put %s on bridge %s" % (spec.key, bridge["name"]), "bridge", by_index.get(end["master"]), bridge["name"],
                              [nm.set_link(outer, master=bridge["index"])], [nm.set_link(outer, master=end["master"] or 0)]))
-    moved = bool(found)
+    moved = any(change.key == "bridge" for change in found)
     if spec.net is not None:
         found += _flags(spec, end, outer, moved) + _entries(host, spec, end, outer, mac, moved) + _proxies(host, spec, bridge)
     if end is not None and end["alias"] != _hostnet.MARK + spec.key:
