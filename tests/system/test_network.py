@@ -159,7 +159,8 @@ def test_changed_in_place_and_back(converge, change):
     assert done["changed"] and (predicted["actions"], predicted["diff"]) == (done["actions"], done["diff"]) and there()
     assert not converge("network", **dict(LAB, **options))["changed"]
     assert spaces.link(show()["device"])["ifindex"] == index
-    back = {"device": "bh-lab", "mode": "bridged", "masquerade": True, "internal": False, "inter_sandbox": True, "antispoof": True, "host_services": [], "mtu": 1500}
+    back = {"device": "bh-lab", "mode": "bridged", "masquerade": True, "internal": False, "inter_sandbox": True, "antispoof": True,
+            "host_services": [], "mtu": 1500}
     assert converge("network", **dict(LAB, **{key: back[key] for key in options if key in back}))["changed"]
     assert show() == before and spaces.link("bh-lab")["ifindex"] == index
 

@@ -60,10 +60,12 @@ def test_normal_forms(parser, value, expected):
     ("rate", True, "is not a rate"), ("rate", "0mbit", "out of range"), ("rate", "9" * 19, "out of range"), ("port", 0, "within 1 and 65535"),
     ("port", 65536, "within 1 and 65535"), ("ports", "8010-8000", "ends before it begins"), ("ports", "80-", "whole number"), ("ports", "a-b", "whole"),
     ("subnet_and_gateway", "10.42.0.0/31", "no room"), ("subnet_and_gateway", "127.0.0.0/8", "hosts can have"),
-    ("subnet_and_gateway", "fe80::/64", "hosts can have"), ("subnet_and_gateway", {"subnet": "10.42.0.0/24", "gateway": "10.43.0.1"}, "not an address of a host in"),
+    ("subnet_and_gateway", "fe80::/64", "hosts can have"),
+    ("subnet_and_gateway", {"subnet": "10.42.0.0/24", "gateway": "10.43.0.1"}, "not an address of a host in"),
     ("subnet_and_gateway", {"subnet": "10.42.0.0/24", "gateway": "10.42.0.255"}, "not an address of a host in"),
     ("subnet_and_gateway", {"subnet": "10.42.0.0/24", "gateway": "fd00::1"}, "not an address of a host in"),
-    ("subnet_and_gateway", {"subnet": "10.42.0.0/24", "gate": "10.42.0.1"}, "no such option"), ("subnet_and_gateway", {"gateway": "10.42.0.1"}, "is not a subnet"),
+    ("subnet_and_gateway", {"subnet": "10.42.0.0/24", "gate": "10.42.0.1"}, "no such option"),
+    ("subnet_and_gateway", {"gateway": "10.42.0.1"}, "is not a subnet"),
 ])
 def test_what_is_refused(parser, value, words):
     result, errors = parsed(parser, value)

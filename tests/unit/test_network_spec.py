@@ -65,7 +65,8 @@ def test_the_device_follows_from_the_name():
 
 
 @pytest.mark.parametrize("options, path, words", [
-    ({"name": "a/b"}, "name", "is not a name"), ({"subnets": []}, "subnets", "the list is empty"), ({"subnets": ["10.42.0.0"]}, "subnets[0]", "is not a subnet"),
+    ({"name": "a/b"}, "name", "is not a name"), ({"subnets": []}, "subnets", "the list is empty"),
+    ({"subnets": ["10.42.0.0"]}, "subnets[0]", "is not a subnet"),
     ({"subnets": ["10.42.0.0/24", "10.0.0.0/8"]}, "subnets", "have addresses in common"), ({"mode": "nat"}, "mode", "is not one of bridged, routed"),
     ({"subnets": [{"subnet": "10.42.0.0/24", "gateway": "10.1.1.1"}]}, "subnets[0].gateway", "not an address of a host in"),
     ({"uplink": "a-device-of-16-b"}, "uplink", "15 bytes"), ({"uplink": "eth0", "internal": True}, "uplink", "no way out"),
