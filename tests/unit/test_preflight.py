@@ -100,6 +100,14 @@ def test_what_networks_need_is_told_apart(machine, monkeypatch, tools, module, m
     assert found["missing_network_tools"] == missing and found["limits"] == []
 
 
+def test_the_python_of_the_program_needs_it_too(machine, monkeypatch):
+    monkeypatch.setattr(preflight._netformat, "missing", lambda: None)
+    monkeypatch.setattr(preflight, "OWN_PYTHON", "/bin/false")
+    monkeypatch.setattr(preflight.sys, "executable", "/nowhere/python3")
+    monkeypatch.setattr(Host, "run", lambda host, argv, data=None, env=None: (int(argv[0] == "/bin/false"), "", ""))
+    assert machine()["missing_network_tools"] == ["python3-pyroute2"]
+
+
 def test_a_kernel_without_bridges_limits(machine, monkeypatch):
     monkeypatch.setattr(preflight.built, "lacks", lambda option, module, release, proc: option == "BRIDGE")
     assert machine()["limits"] == ["Networks cannot be made: this kernel lacks bridge."]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 from .._kernel import _netformat, built, cgroupfs
 from .._supervisor import boot, systemctl
@@ -26,6 +27,7 @@ TOOLS = {"runsvdir": "runit", "runsv": "runit", "sv": "runit", "svlogd": "runit"
          "nsenter": "util-linux"}
 TOOLS_OF_SYSTEMD = {"systemctl": "systemd", "systemd-run": "systemd", "nsenter": "util-linux"}
 NETWORKS = {"bridge": "BRIDGE", "veth": "VETH", "nf_tables": "NF_TABLES"}  # modules of the kernel, and the options that they are built by
+OWN_PYTHON = "/usr/bin/python3"  # the host's, which the program is run by (`_program/host.py`)
 OLDEST_SYSTEMD = 246  # it brought systemctl freeze and the barrier of sd_notify(3)
 TESTED = (("debian", "12"), ("debian", "13"))  # ID and VERSION_ID of os-release(5)
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
@@ -89,7 +91,7 @@ def survey(host):
         "cgroup_mode": trees.mode,
         "controllers": sorted(name for name in LIMITS if trees.home(name) is not None),
         "namespaces": spaces, "overlay": overlay, "tools": tools, "libseccomp": library, "missing_tools": missing,
-        "missing_network_tools": missing_network_tools(),
+        "missing_network_tools": missing_network_tools(host),
         "problems": problems, "limits": limits,
     }
 
@@ -99,9 +101,14 @@ def networks(kernel, proc):
     return [module for module, option in sorted(NETWORKS.items()) if built.lacks(option, module, kernel, proc)]
 
 
-def missing_network_tools():
-    """The packages that the modules `network` and `interface` lack, of which nothing else here has need."""
-    return (["nftables"] if which("nft") is None else []) + (["python3-pyroute2"] if _netformat.missing() else [])
+def missing_network_tools(host):
+    """The packages that networks and interfaces lack, of which nothing else here has need: for this Python, and for the program's."""
+    found = [] if which("nft") else ["nftables"]
+    asked = [OWN_PYTHON, "-c", "import importlib.util, sys; sys.exit(importlib.util.find_spec('pyroute2') is None)"]
+    apart = os.access(OWN_PYTHON, os.X_OK) and os.path.realpath(OWN_PYTHON) != os.path.realpath(sys.executable)
+    if _netformat.missing() or apart and host.run(asked)[0]:
+        found.append("python3-pyroute2")
+    return found
 
 
 def has_overlay(host, kernel):
