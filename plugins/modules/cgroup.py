@@ -177,6 +177,13 @@ options:
   pressure:
     description: Whether the kernel counts pressure (PSI) for it.
     type: bool
+  net_mark:
+    description:
+      - The mark (C(fwmark)) of packets that its processes send, for rules of yours by which they are routed, shaped or filtered
+        (C(ip rule fwmark), C(tc filter fw), C(meta mark)). V(0) is no mark.
+      - It is for processes in the network of the host. What a sandbox with a network of its own may send, its interfaces say.
+      - Needs nftables; and cgroup v2 alone, or the v1 controller net_cls, whose C(net_cls.classid) it is there.
+    type: int
   unified:
     description:
       - Files of cgroup v2 and their values, for what has no option of its own. Compared as text, or, where there is an option for the
@@ -420,6 +427,7 @@ def main():
         memory_zswap_writeback=dict(type="bool"),
         memory_oom_group=dict(type="bool"),
         memory_reclaim=dict(type="str"),
+        net_mark=dict(type="int"),
         io_weight=dict(type="int"),
         io_max=dict(type="list", elements="dict", options=dict(
             device=dict(type="str", required=True), rbps=dict(type="str"), wbps=dict(type="str"), riops=dict(type="str"), wiops=dict(type="str"))),

@@ -104,6 +104,12 @@ class TestV1:
         assert twice(name=NAME, state="absent")["actions"] == ["remove cgroup " + NAME]
         assert not trees.exists("bulkhead") and not host.claims.names("cgroup")
 
+    def test_a_mark_without_means_is_refused(self, refuse, trees):
+        if trees.home("net_cls"):
+            pytest.fail("this test is for a private host without the v1 controller net_cls")
+        assert refuse("cgroup", name=NAME, net_mark=16) == (
+            "Cannot set up cgroup %s: net_mark needs the v1 controller net_cls or cgroup v2 alone. Remove what this host cannot do." % NAME)
+
     def test_io_limits_merge_by_device(self, twice, trees):
         disk = "/var/lib"
         twice(name=NAME, io_max=[{"device": disk, "rbps": "20M"}])
@@ -290,6 +296,7 @@ class TestUnified:
         alone = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "alone")
         ended = subprocess.run([sys.executable, alone, "--cgroup", "v2", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                                 "--deselect", __file__ + "::TestV1", os.path.dirname(os.path.realpath(__file__)) + "/test_cgroup.py",
-                                os.path.dirname(os.path.realpath(__file__)) + "/cgroup_unified.py", "-k", "not TestV1"],
+                                os.path.dirname(os.path.realpath(__file__)) + "/cgroup_unified.py",
+                                os.path.dirname(os.path.realpath(__file__)) + "/net_mark_unified.py", "-k", "not TestV1"],
                                env=dict(os.environ, BULKHEAD_TEST_MODE="unified"), capture_output=True, text=True, timeout=300, check=False)
         assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]

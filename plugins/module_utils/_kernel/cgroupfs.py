@@ -19,7 +19,8 @@ from . import built
 
 UNIFIED = "unified"
 # The v1 controllers whose hierarchies a cgroup of ours has a directory in.
-V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "freezer", "devices", "hugetlb", "rdma", "misc")
+V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "freezer", "devices", "hugetlb", "rdma", "misc",
+                  "net_cls")
 ALIASES = {"io": "blkio"}  # v2's word -> v1's
 _OPTIONS = {"io.latency": "BLK_CGROUP_IOLATENCY"}  # files that a kernel may be built without although it has their controller
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH, errno.EOPNOTSUPP)

@@ -42,10 +42,12 @@ def base_chains(run):
 
 def transact(run, commands):
     """Take all commands or none: [{"add": {"table": {…}}}, …]."""
-    text = json.dumps({"nftables": commands})
-    status, output, errors = run([_program(), "-j", "-f", "-"], data=text)
-    if status:
-        raise NftError(_words(errors or output))
+    _take(run, ["-j"], json.dumps({"nftables": commands}))
+
+
+def script(run, text):
+    """The same of commands in nft's own language, for what its JSON has no words for."""
+    _take(run, [], text)
 
 
 def elements(objects):
@@ -71,6 +73,12 @@ def _program():
         if os.access(place + "/nft", os.X_OK):
             return place + "/nft"
     raise NftError("nft is not installed", missing=True)
+
+
+def _take(run, options, text):
+    status, output, errors = run([_program()] + options + ["-f", "-"], data=text)
+    if status:
+        raise NftError(_words(errors or output))
 
 
 def _objects(status, output, errors):

@@ -20,7 +20,7 @@ DRIVERS = ("auto", "systemd", "cgroupfs")
 STATES = ("present", "absent")
 FLAGS = ("force", "kill", "allow_below_usage", "allow_undelegated")
 RULES = ("state", "driver") + FLAGS  # how to go about it, not what is to be
-OTHERS = ("name", "unified", "hugetlb", "frozen", "processes", "delegate", "memory_reclaim") + RULES
+OTHERS = ("name", "unified", "hugetlb", "frozen", "processes", "delegate", "memory_reclaim", "net_mark") + RULES
 OPTIONS = tuple(TABLE) + OTHERS
 PART = tuple(word for word in OPTIONS if word not in ("name", "state", "kill"))  # as a part of the composite
 _UNRECORDED = frozenset(RULES + ("name", "processes", "memory_reclaim"))
@@ -34,7 +34,7 @@ class CgroupSpec:
     settings in ``reset`` ({key: Limit}, see drop()).
     """
 
-    __slots__ = ("name", "settings", "frozen", "processes", "delegate", "reclaim", "state", "driver", "force", "kill",
+    __slots__ = ("name", "settings", "frozen", "processes", "delegate", "reclaim", "net_mark", "state", "driver", "force", "kill",
                  "allow_below_usage", "allow_undelegated", "exact", "reset", "options")
 
     @property
@@ -74,6 +74,7 @@ class CgroupSpec:
         spec.processes = [values.integer(pid, "%s[%d]" % (at("processes"), index), problems, 1, 1 << 22)
                           for index, pid in enumerate(values.items(options.get("processes"), at("processes"), problems))]
         spec.reclaim = values.size(options["memory_reclaim"], at("memory_reclaim"), problems) if options.get("memory_reclaim") is not None else None
+        spec.net_mark = values.integer(options["net_mark"], at("net_mark"), problems, 0, (1 << 32) - 1) if options.get("net_mark") is not None else None
         spec.delegate = _delegate(options.get("delegate"), at("delegate"), problems)
         spec._contradictions(at, problems)
         return spec
@@ -86,6 +87,8 @@ class CgroupSpec:
         self.reset = {key: setting[0] for key, setting in old.settings.items() if key not in self.settings}
         if old.frozen is not None and self.frozen is None:
             self.frozen = False
+        if old.net_mark is not None and self.net_mark is None:
+            self.net_mark = 0
         if old.delegate and not self.delegate:
             self.delegate = {"user": 0, "group": 0}
 

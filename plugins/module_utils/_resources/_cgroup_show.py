@@ -46,6 +46,10 @@ def show(host, name):
                 _limit(trees, name, found, dict(view, raw=view["raw"]), word, hugetlb(size, word), part)
     if MEMSW in view["raw"] and MAX not in (view.get("memory_max"), view.get("memory_swap_max")):
         view["memory_swap_max"] -= view["memory_max"]  # v1 counts them together
+    if host.claims.read("net_mark", name) is not None:
+        from ._cgroup_mark import mark_of
+
+        view["net_mark"] = mark_of(host, name)
     view["frozen"] = trees.frozen(name)
     view["processes"] = trees.processes(name, list(found)[:1])
     view["usage"] = _usage(trees, name, found)

@@ -40,9 +40,20 @@ def plan(host, spec, plan):
         trees = _cgroup_slice.chosen(trees, spec)
         if trees.driver == "systemd":
             _cgroup_slice.plan(host, trees, spec, plan)
-            return
+        else:
+            _plan(host, trees, spec, plan)
     elif spec.driver == "systemd":
         raise BulkheadError("Cannot manage cgroup %s by driver systemd: the init of this host is another. Leave driver out." % spec.name)
+    else:
+        _plan(host, trees, spec, plan)
+    if spec.net_mark is not None or spec.state == "absent":
+        from . import _cgroup_mark
+
+        _cgroup_mark.plan(host, trees, spec, plan)
+
+
+def _plan(host, trees, spec, plan):
+    """By our own hands, in the cgroup tree."""
     found = trees.exists(spec.name)
     claim = host.claims.read(NOUN, spec.name)
     own = not found or _owns(claim, found)
