@@ -1,0 +1,191 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a directory tree holds, entry by entry, and the digest of that.
+
+The manifest is text in the form of mtree(5), with full names, sorted by their bytes, one line for each entry: type, mode, owner,
+time, size and digest of the content, target of a link, device number, extended attributes. Names of one file are a group: the
+first has the line of the file, the others name it. Two trees with one manifest are the same to whoever looks at them.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import os
+import re
+import stat
+
+from . import beneath
+
+_ODD = re.compile(rb"[^!\"$-\[\]-~]")
+_LEFT_OUT = ("security.selinux",)  # given by the policy of the host that the tree lies on
+OPAQUE = "trusted.overlay.opaque"
+
+
+class Entry:
+    """Something in a tree: its path (bytes, empty for the root), its parent's descriptor and its name there, what stat(2) says."""
+
+    __slots__ = ("path", "parent", "name", "stat", "xattrs")
+
+    def __init__(self, path, parent, name, found):
+        self.path, self.parent, self.name, self.stat = path, parent, name, found
+        self.xattrs = xattrs(parent, name)
+
+    def open(self):
+        """A descriptor of the content of a regular file, which is still the one that was looked at."""
+        fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.parent)
+        if not os.path.samestat(os.fstat(fd), self.stat):
+            os.close(fd)
+            raise OSError(errno.ESTALE, "it was replaced while it was read", self.path)
+        return fd
+
+    def chunks(self, size=1 << 20):
+        """The content of a regular file."""
+        fd = self.open()
+        try:
+            while True:
+                chunk = os.read(fd, size)
+                if not chunk:
+                    return
+                yield chunk
+        finally:
+            os.close(fd)
+
+    def target(self):
+        return os.readlink(self.name, dir_fd=self.parent)
+
+
+def xattrs(parent, name):
+    """{name: value} of all extended attributes that are part of a tree."""
+    path = b"/proc/self/fd/%d/%s" % (parent, name)
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise
+        return {}
+    return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if key not in _LEFT_OUT} if names else {}
+
+
+def walk(root):
+    """The Entries of a tree, its root first, parents before what is in them, names in the order of their bytes.
+
+    Nothing is followed and no other file system is entered: that is an error (EXDEV). A parent's descriptor is good until the next.
+    """
+    found = os.fstat(root)
+    device, stack = found.st_dev, []
+    yield Entry(b"", root, b".", found)
+    here = os.open(b".", os.O_RDONLY | beneath.DIRECTORY, dir_fd=root)
+    todo, path = _names(here), b""
+    try:
+        while True:
+            while todo:
+                name = todo.pop()
+                entry = Entry(path + name, here, name, os.stat(name, dir_fd=here, follow_symlinks=False))
+                if entry.stat.st_dev != device:
+                    raise OSError(errno.EXDEV, "another file system is mounted there", entry.path)
+                yield entry
+                if stat.S_ISDIR(entry.stat.st_mode):
+                    child = os.open(name, os.O_RDONLY | beneath.DIRECTORY, dir_fd=here)
+                    stack.append((here, todo, path))
+                    here, path = child, entry.path + b"/"
+                    if len(stack) > 512:
+                        raise OSError(errno.ENAMETOOLONG, "it is nested more than 512 deep", entry.path)
+                    todo = _names(here)
+            os.close(here)
+            here = -1
+            if not stack:
+                return
+            here, todo, path = stack.pop()
+    finally:
+        for fd in [here] + [each[0] for each in stack]:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _names(fd):
+    return sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
+
+
+class Manifest:
+    """``text`` in bytes, its ``digest``, the number of ``entries`` and the ``size`` of all content."""
+
+    def __init__(self, lines, size):
+        self.text = b"#mtree\n" + b"".join(b"%s %s\n" % (_name(path), lines[path]) for path in sorted(lines))
+        self.digest = "sha256:" + hashlib.sha256(self.text).hexdigest()
+        self.entries, self.size = len(lines), size
+
+
+def of(root, known=None):
+    """The Manifest of the tree ``root`` (descriptor). ``known``: {inode: sha256 in hex} of content that need not be read again."""
+    lines, groups, size, known = {}, {}, 0, known or {}
+    for entry in walk(root):
+        kind = stat.S_IFMT(entry.stat.st_mode)
+        if kind == stat.S_IFSOCK:
+            continue  # it means nothing without the process that made it
+        if kind != stat.S_IFDIR and entry.stat.st_nlink > 1:
+            group = groups.setdefault(entry.stat.st_ino, [])
+            group.append(entry.path)
+            if len(group) > 1:
+                continue
+        if kind == stat.S_IFREG:
+            size += entry.stat.st_size
+        lines[entry.path] = words(entry, kind, known)
+    for group in groups.values():
+        first, told = min(group), lines.pop(group[0])
+        lines.update((path, b"type=file hardlink=" + _name(first)) for path in group)
+        lines[first] = told
+    return Manifest(lines, size)
+
+
+def _name(path):
+    return b"./" + _escaped(path) if path else b"."
+
+
+def _escaped(text):
+    return _ODD.sub(lambda match: b"\\%03o" % match.group()[0], text)
+
+
+def words(entry, kind, known):
+    """What the manifest says of an entry."""
+    found = entry.stat
+    meta = b" mode=%04o uid=%d gid=%d time=%d.%09d" % (
+        stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, *divmod(found.st_mtime_ns, 10 ** 9))
+    if kind == stat.S_IFREG:
+        digest = known.get(found.st_ino)
+        if digest is None:
+            content = hashlib.sha256()
+            for chunk in entry.chunks():
+                content.update(chunk)
+            digest = content.hexdigest()
+        told = b"type=file%s size=%d sha256digest=%s" % (meta, found.st_size, digest.encode())
+    elif kind == stat.S_IFLNK:
+        told = b"type=link%s link=%s" % (meta, _escaped(os.fsencode(entry.target())))
+    elif kind in (stat.S_IFDIR, stat.S_IFIFO):
+        told = (b"type=dir" if kind == stat.S_IFDIR else b"type=fifo") + meta
+    else:
+        told = b"type=%s%s device=native,%d,%d" % (b"char" if kind == stat.S_IFCHR else b"block", meta,
+                                                   os.major(found.st_rdev), os.minor(found.st_rdev))
+    for key in sorted(entry.xattrs):
+        told += b" xattr.%s=%s" % (_escaped(os.fsencode(key)), base64.b64encode(entry.xattrs[key]))
+    return told
+
+
+def difference(wanted, found):
+    """(name, what is different) of the first entry that two manifests (text) tell differently; None when they are equal."""
+    sides = []
+    for text in (wanted, found):
+        sides.append(dict(each.partition(b" ")[::2] for each in text.splitlines()[1:]))
+    for name in sorted(set(sides[0]) | set(sides[1])):
+        before, after = sides[0].get(name), sides[1].get(name)
+        if before != after:
+            if before is None or after is None:
+                return name.decode(), "is missing" if after is None else "was added"
+            words = [dict(word.partition(b"=")[::2] for word in side.split(b" ")) for side in (before, after)]
+            keys = [key.decode() for key in list(words[0]) + [each for each in words[1] if each not in words[0]]
+                    if words[0].get(key) != words[1].get(key)]
+            return name.decode(), "differs in %s" % ", ".join({"sha256digest": "content"}.get(key, key) for key in keys)
+    return None

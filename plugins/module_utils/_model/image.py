@@ -1,0 +1,111 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an image is declared to be."""
+
+from __future__ import annotations
+
+from .._kernel.unpack import Rules
+from . import oci, values
+
+STATES = ("present", "absent")
+SOURCES = ("oci", "docker", "tar", "directory")
+KEYS = ("name",) + SOURCES + ("reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "prune", "state")
+CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
+# bytes where nothing else is said; the ratio is of what comes out of a decompressor to what goes in
+LIMITS = {"entries": 1000000, "size": 64 << 30, "file_size": 32 << 30, "ratio": 250}
+
+
+class ImageSpec:
+    """``source`` is one of SOURCES or None; ``path`` is where that is."""
+
+    __slots__ = KEYS + ("key", "source", "path", "rules")
+
+    @classmethod
+    def from_options(cls, options, path, problems):
+        spec, prefix = cls(), path + "." if path else ""
+        options = values.mapping(options, path or "image", problems, KEYS)
+
+        def each(key, parse, *rest):
+            value = options.get(key)
+            return None if value is None else parse(value, prefix + key, problems, *rest)
+
+        spec.name = each("name", values.name)
+        for key in SOURCES:
+            setattr(spec, key, each(key, values.absolute))
+        for key in ("allow_setuid", "allow_devices", "verify", "prune"):
+            setattr(spec, key, each(key, values.boolean) or False)
+        spec.state = each("state", values.choice, STATES) or "present"
+        spec.reference = each("reference", values.text, 300)
+        spec.platform = each("platform", _platform) or oci.own_platform()
+        spec.digest = each("digest", _digest)
+        spec.config = each("config", _config) or {}
+        spec.limits = dict(LIMITS, **(each("limits", _limits) or {}))
+        spec._check(options, prefix, problems)
+        spec.key = spec.name or ""
+        spec.rules = Rules(spec.allow_setuid, spec.allow_devices, *(spec.limits[key] for key in ("entries", "size", "file_size")))
+        return spec
+
+    def _check(self, options, prefix, problems):
+        named = [key for key in SOURCES if options.get(key) is not None]
+        self.source = named[0] if named else None
+        self.path = getattr(self, self.source) if named else None
+        if options.get("name") is None and not (self.prune and not named and self.state == "present"):
+            problems.add(prefix + "name", "this is required")
+        if len(named) > 1:
+            problems.add(prefix + named[1], "%s is named already: an image has one source" % named[0])
+        if self.state == "absent" and named:
+            problems.add(prefix + named[0], "an image that is to be absent needs no source")
+        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", SOURCES)):
+            if options.get(key) is not None and self.source not in sources:
+                problems.add(prefix + key, "this goes with %s" % " or ".join(sources))
+
+    @property
+    def made_from(self):
+        """What of the declaration says which image it is to be."""
+        return {"type": self.source, "reference": self.reference, "platform": self.platform if self.source in ("oci", "docker") else None}
+
+
+def _platform(value, path, problems):
+    if isinstance(value, str) and 2 <= len(value.split("/")) <= 3 and all(values.is_name(part) for part in value.split("/")):
+        return value
+    problems.add(path, "%s is not a platform such as linux/amd64" % values.quoted(value))
+    return None
+
+
+def _digest(value, path, problems):
+    try:
+        return oci.digest(value, "it")
+    except oci.ArchiveError:
+        problems.add(path, "%s is not a digest of the form sha256:HEX" % values.quoted(value))
+        return None
+
+
+def _limits(value, path, problems):
+    found = {}
+    for key, number in values.mapping(value, path, problems, tuple(LIMITS)).items():
+        if key in ("size", "file_size"):
+            found[key] = values.size(number, "%s.%s" % (path, key), problems)
+        elif key in LIMITS:
+            found[key] = values.integer(number, "%s.%s" % (path, key), problems, 1)
+    return {key: number for key, number in found.items() if number is not None}
+
+
+def _config(value, path, problems):
+    """What the image says for the services of it, in place of what its source says; null takes a key away."""
+    found = {}
+    for key, given in values.mapping(value, path, problems, CONFIG).items():
+        where = "%s.%s" % (path, key)
+        if given is None:
+            found[key] = None
+        elif key in ("entrypoint", "command", "ports", "volumes"):
+            found[key] = [values.text(item, "%s[%d]" % (where, index), problems) for index, item in enumerate(values.items(given, where, problems))]
+        elif key in ("env", "labels"):
+            found[key] = {name: values.text(item, "%s.%s" % (where, name), problems) for name, item in values.mapping(given, where, problems).items()}
+            for name in found[key]:
+                if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+                    problems.add(where, "%s is not a name" % values.quoted(name))
+        elif key in CONFIG:
+            found[key] = values.text(given, where, problems, 4096)
+    return found

@@ -1,0 +1,188 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image in the store: found, compared with its source by digests, imported, verified, removed; and layers that nobody needs."""
+
+from __future__ import annotations
+
+from .._kernel.tarstream import ArchiveError
+from .._model.errors import BulkheadError
+from .._model.image import ImageSpec
+from . import _import, _store
+from ._sources import Source
+
+NOUN = "image"
+
+
+def parse(options, path, problems):
+    return ImageSpec.from_options(options, path, problems)
+
+
+def plan(host, spec, plan):
+    """Everything between the store as it is and as declared."""
+    if any(_store.leftovers(host)):
+        plan.add("remove what a killed run has left in the store", lambda: _store.sweep(host))
+    if spec.state == "absent":
+        _plan_absent(host, spec, plan)
+    elif spec.name is not None:
+        _plan_present(host, spec, plan)
+    if spec.prune:
+        _plan_prune(host, spec, plan)
+
+
+def _refusal(spec, exc, verb="import"):
+    text = "Cannot %s image %s%s: %s." % (verb, spec.name, " from %s" % spec.path if spec.path else "", exc.words())
+    return BulkheadError("%s %s." % (text, exc.advice or "Take another archive, or mend it"))
+
+
+def _plan_present(host, spec, plan):
+    known = _store.image(host, spec.name)
+    if spec.source is None and known is None:
+        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: oci, docker, tar or directory." % spec.name)
+    damaged = _damaged(host, spec, known) if known else {}
+    if spec.source is None:
+        if damaged:
+            raise BulkheadError("Cannot use image %s: %s. Name its source, to have it made again." % (spec.name, "; ".join(damaged.values())))
+        own = known["own_config"]
+    else:
+        try:
+            own = _plan_source(host, spec, plan, known, damaged)
+        except ArchiveError as exc:
+            raise _refusal(spec, exc) from exc
+    if known and own is not None and known["declared_config"] != spec.config:
+        changed = _import.named(spec.name, known["layers"], own, spec.config, known["made_from"])
+        plan.differ("config", known["config"], changed["config"])
+        plan.add("set config of image %s" % spec.name, lambda: _store.write_image(host, spec.name, changed),
+                 lambda: _store.write_image(host, spec.name, known))
+
+
+def _damaged(host, spec, known):
+    """{digest: what is wrong with it}; what is there is read with verify only."""
+    found = {}
+    for digest in dict.fromkeys(known["layers"]):
+        if digest not in _store.layers(host):
+            found[digest] = "its layer %s is missing" % _store.short(digest)
+        elif spec.verify:
+            wrong = _store.damage(host, digest)
+            if wrong:
+                found[digest] = "its layer %s is damaged: %s %s" % (_store.short(digest), *wrong)
+    return found
+
+
+def _plan_source(host, spec, plan, known, damaged):
+    """The config of the image when it stays, None when it is imported."""
+    with Source(host, spec) as source:
+        key, made_from = source.key(), known["made_from"] if known else {}
+        same = bool(known) and not damaged and all(made_from.get(word) == value for word, value in spec.made_from.items())
+        if same and key is not None and key == made_from["key"] and (spec.digest is None or spec.digest in made_from["digests"]):
+            return _stays(host, spec, known)
+        content = source.content()
+    if spec.digest is not None and spec.digest not in content.digests:
+        raise ArchiveError("its digest is %s, not the one that is declared" % content.digest, advice="Correct digest, or bring the right source")
+    if known and not damaged and made_from["type"] == spec.source and made_from["digest"] == content.digest:
+        return _stays(host, spec, known)
+    busy = [digest for digest in damaged if digest in _store.layers(host) and digest in _store.in_use(host)]
+    if busy:
+        raise BulkheadError("Cannot mend image %s: %s, and it is in use by %s. Remove that first." % (
+            spec.name, damaged[busy[0]], _store.in_use(host)[busy[0]]))
+    plan.differ("source", {"type": made_from["type"], "digest": made_from["digest"]} if known else None, {"type": spec.source, "digest": content.digest})
+    if damaged:
+        plan.differ("damaged", sorted(damaged.values()), [])
+
+    def act():
+        try:
+            _import.bring(host, spec, content, key, damaged)
+        except ArchiveError as exc:
+            raise _refusal(spec, exc) from exc
+
+    plan.add("import image %s from %s" % (spec.name, spec.path), act, lambda: _undo(host, spec.name, known))
+    host.promised.add((NOUN, spec.name))
+    return None
+
+
+def _stays(host, spec, known):
+    """It is what is declared, if that allows what is in it."""
+    for digest in known["layers"]:
+        _import.allowed(spec, _store.layers(host)[digest])
+    return known["own_config"]
+
+
+def _undo(host, name, known):
+    """The image as it was, or none; layers that only the new one has go with it."""
+    _store.give_up(host, name)
+    if known:
+        _store.write_image(host, name, known)
+    _store.sweep(host)
+
+
+def _plan_absent(host, spec, plan):
+    if spec.name not in _store.names(host):
+        return
+    known = _store.image(host, spec.name) or {"layers": [], "digest": None}
+    going = set(_store.unused(host, [spec.name])).intersection(known["layers"])
+    for digest in dict.fromkeys(known["layers"]):
+        if digest in _store.in_use(host) and not [name for name in _store.shared_by(host, digest) if name != spec.name]:
+            plan.warn("The layer %s of image %s stays, as it is in use: by %s. The option prune removes it later."
+                      % (_store.short(digest), spec.name, _store.in_use(host)[digest]))
+    plan.differ("state", "present", "absent")
+    plan.differ("layers", known["layers"], None)
+
+    def act():
+        _store.give_up(host, spec.name)
+        _store.sweep(host)
+    plan.add("remove image %s%s" % (spec.name, " and layer " + ", ".join(map(_store.short, sorted(going))) if going else ""), act)
+
+
+def _plan_prune(host, spec, plan):
+    """What is of no image: now, and what the steps before leave so."""
+    renewed = [spec.name] if spec.name and any(step.name.startswith("import image") for step in plan.steps) else []
+    going = _store.unused(host, renewed + ([spec.name] if spec.state == "absent" else []))
+    if spec.state == "absent":
+        known = _store.image(host, spec.name) or {"layers": []}
+        going = [digest for digest in going if digest not in known["layers"]]
+    if not going:
+        return
+    plan.differ("unused_layers", going, [])
+
+    def act():
+        for digest in _store.unused(host):
+            _store.remove_layer(host, digest)
+    plan.add("remove unused layers", act)
+
+
+def show(host, name):
+    """An image as the _info module shows it; None when there is none."""
+    known = _store.image(host, name)
+    if known is None:
+        return None
+    layers = [_show_layer(host, digest, name) for digest in known["layers"]]
+    once = {layer["digest"]: layer for layer in layers}.values()
+    made_from = known["made_from"]
+    return {
+        "name": name, "state": "present", "digest": known["digest"], "layers": layers, "config": known["config"],
+        "lower": [layer["path"] for layer in reversed(layers)], "size": sum(layer["size"] for layer in once),
+        "unique_size": sum(layer["size"] for layer in once if not layer["shared_by"]),
+        "source": {key: made_from.get(key) for key in ("type", "path", "digest", "reference", "platform")},
+    }
+
+
+def _show_layer(host, digest, name=None):
+    known = _store.layers(host).get(digest) or {"size": 0, "entries": 0}
+    return {"digest": digest, "size": known["size"], "entries": known["entries"], "path": _store.tree(host, digest),
+            "shared_by": [other for other in _store.shared_by(host, digest) if other != name]}
+
+
+def result(host, params, outcome):
+    """What a module returns beside the usual."""
+    name = params.get("name")
+    return {"image": (show(host, name) or {"name": name, "state": "absent"}) if name else None}
+
+
+def info(host, params):
+    """What the _info module returns."""
+    wanted = [params["name"]] if params.get("name") else _store.names(host)
+    unused = set(_store.unused(host))
+    return {"images": [found for found in (show(host, name) for name in wanted) if found is not None],
+            "layers": [dict(_show_layer(host, digest), unused=digest in unused, in_use_by=_store.in_use(host).get(digest))
+                       for digest in sorted(_store.layers(host))]}

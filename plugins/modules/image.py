@@ -1,0 +1,252 @@
+#!/usr/bin/python
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image
+short_description: Manage images, which are stacks of read-only layers
+version_added: 0.2.0
+author:
+  - Bulkhead contributors (@bulkhead)
+description:
+  - Keeps images in a store on the host, C(/var/lib/bulkhead). An image is a name for a list of layers and for what they say of
+    their services. A layer is a directory tree, kept once however many images have it, under the digest of all that is in it.
+  - Imports an OCI image layout, a docker-archive, a tar archive or a directory of the host. No container engine is needed.
+  - Archives are not trusted. Every digest in them is verified. What leads out of the tree, what is made twice, what is cut short
+    or in a form that can be read in two ways is refused with the entry named, and nothing of it stays.
+  - An image is unchanged when its source has the digest that it was imported from. That is told without unpacking anything.
+    The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive that of
+    the file, and of a directory that of its whole content. A tar archive or docker-archive with the same path, inode, size and times as
+    at its import is not read again, and neither is the content of a directory in which all files have theirs.
+  - A layer gets its name when all of it is on the disk, and an image after its layers. A run that is killed leaves an image as
+    it was, and what it leaves beside is removed by the next run.
+extends_documentation_fragment:
+  - bulkhead.isolation.attributes
+  - bulkhead.isolation.attributes.change
+options:
+  name:
+    description:
+      - The name of the image.
+      - Required, but where only O(prune) is asked for.
+    type: str
+  oci:
+    description: An OCI image layout on the host, a directory or a tar archive of one. The archive may be compressed.
+    type: path
+  docker:
+    description: A docker-archive on the host, as C(docker save) and C(podman save) write it. It may be compressed.
+    type: path
+  tar:
+    description:
+      - A tar archive on the host that holds a root file system. It becomes an image of one layer.
+      - It may be compressed by gzip, xz or zstd, for which the host needs C(zstd).
+    type: path
+  directory:
+    description:
+      - A directory on the host that holds a root file system, which is copied. It becomes an image of one layer.
+      - Sockets are left out. A directory on which another file system is mounted is refused.
+    type: path
+  reference:
+    description:
+      - Which image of O(oci) or O(docker) is meant, where there are several, by a tag, a whole name or a digest.
+    type: str
+  platform:
+    description:
+      - For which platform, as V(linux/amd64) or V(linux/arm/v7), where an index has several. An image for another platform is refused.
+      - By default that of the host.
+    type: str
+  digest:
+    description:
+      - The digest that the source must have, as the description of the module says it for each kind of source. With O(oci) that of an
+        index that leads to the manifest is taken, too.
+      - A source with another digest is refused before anything is unpacked.
+    type: str
+  config:
+    description:
+      - What the image says of its services, in place of what its source says. A key that is V(null) is taken away.
+      - The keys are V(entrypoint), V(command), V(ports) and V(volumes), which are lists, V(env) and V(labels), which are dictionaries, and
+        V(user), V(workdir) and V(stop_signal).
+    type: dict
+  allow_setuid:
+    description:
+      - Whether files may be set-user-ID or set-group-ID or have capabilities. Without it an image with such files is refused.
+      - The root file systems of distributions have some, as C(su) and C(passwd) are.
+    type: bool
+    default: false
+  allow_devices:
+    description: Whether there may be device nodes. Without it an image with such is refused. A sandbox has its own C(/dev).
+    type: bool
+    default: false
+  limits:
+    description:
+      - How much one layer may hold, against archives that are made to fill the host.
+      - V(entries), by default 1000000. V(size), the bytes of the uncompressed archive and of all files, by default V(64G).
+        V(file_size), of one file, by default V(32G). V(ratio), how many bytes a compressed one may hold, by default 250.
+    type: dict
+  verify:
+    description:
+      - Whether to read all layers of the image, and to compare them with their digests. One bit that has flipped, a changed mode,
+        attribute or time is found.
+      - With a source named, a damaged layer is made again, and without one that is an error.
+    type: bool
+    default: false
+  prune:
+    description:
+      - Whether to remove all layers that are of no image and in no mount and no recorded declaration.
+    type: bool
+    default: false
+  state:
+    description:
+      - V(present) imports the image where it is not there or its source has another digest. Layers of an image that is replaced stay
+        until O(prune).
+      - V(absent) removes the image, and its layers that no other image has and that are not in use. A layer in use stays, and a
+        warning says so.
+    type: str
+    choices: [present, absent]
+    default: present
+notes:
+  - C(user.) extended attributes are kept, and C(security.capability) with O(allow_setuid). C(security.selinux) is left out, and all
+    others are refused, as are access control lists and files stored with holes.
+  - A directory that no entry of a layer's archive tells of is as in the layers below, else of root, with mode 0755.
+seealso:
+  - module: bulkhead.isolation.image_info
+  - module: bulkhead.isolation.overlay
+  - name: OCI image specification
+    description: What an image layout is.
+    link: https://github.com/opencontainers/image-spec/blob/main/spec.md
+"""
+
+EXAMPLES = r"""
+- name: An image of an OCI layout
+  bulkhead.isolation.image:
+    name: debian
+    oci: /srv/images/debian
+    reference: bookworm
+    allow_setuid: true
+  register: debian
+
+- name: Use it for a sandbox
+  bulkhead.isolation.sandbox:
+    sandboxes:
+      - name: web
+        namespaces: {types: [mnt, pid, uts, ipc, net]}
+        overlay: {lower: "{{ debian.image.lower }}"}
+
+- name: What docker save has written, if it is what we know
+  bulkhead.isolation.image:
+    name: cache
+    docker: /srv/images/redis.tar
+    digest: sha256:6cb8d0a4ac8e1c2d3d0a7e5e3b9d7c4a1f00c5c7e9be7d4a0b1c2d3e4f5a6b7c
+
+- name: A root file system of one archive, with what a service is to take from it
+  bulkhead.isolation.image:
+    name: tools
+    tar: /srv/images/tools.tar.zst
+    config:
+      command: [/usr/bin/tool, --serve]
+      env: {LANG: C.UTF-8}
+
+- name: See that nothing has happened to its files
+  bulkhead.isolation.image:
+    name: tools
+    verify: true
+
+- name: Remove it
+  bulkhead.isolation.image:
+    name: tools
+    state: absent
+
+- name: Remove all layers that are of no image
+  bulkhead.isolation.image:
+    prune: true
+"""
+
+RETURN = r"""
+image:
+  description: The image as M(bulkhead.isolation.image_info) shows it, after the run. In check mode as it is. None without O(name).
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: Its name.
+      returned: always
+      type: str
+    state:
+      description: V(present) or V(absent).
+      returned: always
+      type: str
+    digest:
+      description: The digest of its layers and config together.
+      returned: when present
+      type: str
+    layers:
+      description:
+        - The layers, the lowest first, each with its C(digest), C(size) in bytes, number of C(entries), C(path), and the other images
+          that it is C(shared_by).
+      returned: when present
+      type: list
+      elements: dict
+    lower:
+      description: The directories of the layers, the top one first, as O(bulkhead.isolation.overlay#module:lower) takes them.
+      returned: when present
+      type: list
+      elements: str
+    config:
+      description:
+        - What it says of its services, those of C(entrypoint), C(command), C(env), C(user), C(workdir), C(ports), C(volumes), C(labels),
+          C(stop_signal) and C(health) that it says.
+      returned: when present
+      type: dict
+    size:
+      description: The bytes of all files in its layers.
+      returned: when present
+      type: int
+    unique_size:
+      description: The bytes of those layers that no other image has.
+      returned: when present
+      type: int
+    source:
+      description: What it was imported from, with C(type), C(path), C(digest), C(reference) and C(platform).
+      returned: when present
+      type: dict
+actions:
+  description: The names of the steps taken, in check mode of those to be taken.
+  returned: success
+  type: list
+  elements: str
+  sample: ["import image debian from /srv/images/debian"]
+restart_required:
+  description: Always empty here.
+  returned: success
+  type: list
+  elements: dict
+"""
+
+from ansible_collections.bulkhead.isolation.plugins.module_utils._adapter import run
+from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import image
+
+
+def main():
+    run(image, dict(
+        name=dict(type="str"),
+        oci=dict(type="path"),
+        docker=dict(type="path"),
+        tar=dict(type="path"),
+        directory=dict(type="path"),
+        reference=dict(type="str"),
+        platform=dict(type="str"),
+        digest=dict(type="str"),
+        config=dict(type="dict"),
+        allow_setuid=dict(type="bool", default=False),
+        allow_devices=dict(type="bool", default=False),
+        limits=dict(type="dict"),
+        verify=dict(type="bool", default=False),
+        prune=dict(type="bool", default=False),
+        state=dict(type="str", choices=["present", "absent"], default="present"),
+    ))
+
+
+if __name__ == "__main__":
+    main()

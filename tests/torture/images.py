@@ -1,0 +1,80 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The operations of images."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+
+import archives
+from archives import Layout, directory, entry, hard_link, symlink, tar
+from operation import Operation
+
+BASE = "/run/torture"
+LIB = "/var/lib/bulkhead"
+LOWEST = tar(directory(b"etc", mode=0o751),
+             entry(b"etc/passwd", b"root", owner=(0, 42), pax={"SCHILY.xattr.user.a": b"b"}), hard_link(b"etc/other", b"etc/passwd"),
+             symlink(b"lib", b"usr/lib"), entry(b"pipe", kind=b"6"), directory(b"opt"), entry(b"opt/gone", b"x"))
+TOP = tar(entry(b"etc/new", b"new"), directory(b"opt"), entry(b"opt/.wh..wh..opq"), entry(b".wh.pipe"))
+OTHER = tar(entry(b"other", b"other"))
+NO_IMAGES = [("image", dict(name="web", state="absent")), ("image", dict(name="old", state="absent")), ("image", dict(prune=True))]
+
+
+class Image(Operation):
+    remove = NO_IMAGES
+    layers = [["etc", "etc/other", "etc/passwd", "lib", "opt", "opt/gone", "pipe"], ["etc", "etc/new", "opt", "pipe"]]
+
+    def prepare(self):
+        os.makedirs(BASE, exist_ok=True)
+        Layout(BASE + "/layout", LOWEST, TOP, compress=gzip.compress).done()
+        archives.write(BASE + "/other.tar", OTHER)
+        archives.write(BASE + "/tree/etc/file", b"text")
+        os.symlink("file", BASE + "/tree/etc/link")
+        for name in ("etc/file", "etc/link", "etc", ""):  # so that each run makes the same layer
+            os.utime("%s/tree/%s" % (BASE, name), ns=(0, 0), follow_symlinks=False)
+
+    def declared(self):
+        """The image and its layers, by what is on the disk."""
+        found, wanted = [], self.layers
+        if os.path.isdir(LIB + "/images"):
+            found += ["%s is in the store" % name for name in os.listdir(LIB + "/images") if name != "web.json"]
+        path = LIB + "/images/web.json"
+        if (wanted is not None) != os.path.exists(path):
+            return found + ["there is %s image" % ("no" if wanted else "an")]
+        if wanted is not None:
+            with open(path, encoding="utf-8") as stream:
+                trees = ["%s/layers/%s/tree" % (LIB, digest[7:]) for digest in json.load(stream)["layers"]]
+            there = [sorted(os.path.relpath(os.path.join(where, name), tree) for where, names, files in os.walk(tree) for name in names + files)
+                     for tree in trees]
+            found += [] if there == wanted else ["it holds %s" % there]
+        return found + ["%s is in the store" % name for name in os.listdir(LIB + "/layers") if name.startswith(".")]
+
+    def cleanup(self):
+        subprocess.run(["rm", "-rf", BASE], check=True)
+
+
+class Damaged(Image):
+    def damage(self):
+        with open(LIB + "/images/web.json", encoding="utf-8") as stream:
+            tree = "%s/layers/%s/tree" % (LIB, json.load(stream)["layers"][0][7:])
+        os.chmod(tree + "/etc", 0o777)
+
+
+def image(**options):
+    return "image", dict(dict(name="web"), **options)
+
+
+OCI = image(oci=BASE + "/layout")
+TAR = image(tar=BASE + "/other.tar")
+Image("image-import-oci", OCI)
+Image("image-import-directory", image(directory=BASE + "/tree"), layers=[["etc", "etc/file", "etc/link"]])
+Image("image-replace-and-prune", image(tar=BASE + "/other.tar", prune=True), before=[OCI], layers=[["other"]])
+Damaged("image-mend", image(oci=BASE + "/layout", verify=True), before=[OCI])
+Image("image-config", image(oci=BASE + "/layout", config=dict(command=["/bin/true"])), before=[OCI])
+Image("image-absent", image(state="absent"), before=[OCI], layers=None)
+Image("image-prune", ("image", dict(prune=True)), before=[OCI, TAR], layers=[["other"]])

@@ -1,0 +1,69 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What of an image is refused before the host is looked at, and what documents of an image are taken for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel.tarstream import ArchiveError
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model import oci
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import Problems
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model.image import ImageSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def parse(**options):
+    problems = Problems()
+    return ImageSpec.from_options(options, "", problems), problems.errors
+
+
+def test_good():
+    spec, errors = parse(name="web", oci="/srv/web", reference="1", platform="linux/arm64/v8", digest=DIGEST, limits={"size": "1G", "entries": "7"},
+                         config={"env": {"A": 1}, "user": None, "command": ["/bin/sh"]})
+    assert not errors and (spec.source, spec.path, spec.rules.size, spec.rules.entries) == ("oci", "/srv/web", 1 << 30, 7)
+    assert spec.config == {"env": {"A": "1"}, "user": None, "command": ["/bin/sh"]} and not spec.allow_setuid
+    assert not parse(prune=True)[1] and not parse(name="web", state="absent", prune=True)[1] and not parse(name="web", verify=True)[1]
+
+
+@pytest.mark.parametrize("options, where", [
+    ({}, "name"), ({"name": "a/b"}, "name"), ({"prune": True, "state": "absent"}, "name"), ({"oci": "/a", "prune": True}, "name"),
+    ({"name": "a", "oci": "a"}, "oci"), ({"name": "a", "oci": "/a", "tar": "/b"}, "tar"), ({"name": "a", "oci": "/a", "state": "absent"}, "oci"),
+    ({"name": "a", "tar": "/a", "reference": "x"}, "reference"), ({"name": "a", "directory": "/a", "platform": "linux/arm"}, "platform"),
+    ({"name": "a", "oci": "/a", "platform": "linux"}, "platform"), ({"name": "a", "digest": DIGEST}, "digest"),
+    ({"name": "a", "oci": "/a", "digest": "sha256:A"}, "digest"), ({"name": "a", "oci": "/a", "digest": 5}, "digest"),
+    ({"name": "a", "limits": {"size": "x"}}, "limits.size"), ({"name": "a", "limits": {"ratio": 0}}, "limits.ratio"),
+    ({"name": "a", "limits": {"sizes": 1}}, "limits.sizes"), ({"name": "a", "config": {"cmd": []}}, "config.cmd"),
+    ({"name": "a", "config": {"env": {"A=": "b"}}}, "config.env"), ({"name": "a", "config": {"command": "x"}}, "config.command"),
+    ({"name": "a", "config": {"command": ["\0"]}}, "config.command[0]"), ({"name": "a", "state": "gone"}, "state"),
+    ({"name": "a", "verify": "maybe"}, "verify"), ({"name": "a", "source": "/a"}, "image.source"),
+])
+def test_bad(options, where):
+    errors = parse(**options)[1]
+    assert [error.split(": ")[0] for error in errors] == [where]
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from([DIGEST, "layers", 2]), lambda inner: st.lists(
+    inner, max_size=3) | st.dictionaries(st.sampled_from(["schemaVersion", "mediaType", "manifests", "layers", "config", "digest", "size", "platform", "urls",
+                                                          "annotations", "rootfs", "diff_ids", "type", "os", "Cmd", "Env", "Healthcheck", "Test", "Labels",
+                                                          "RepoTags", "Config", "Layers"]), inner, max_size=6), max_leaves=20)
+
+
+@settings(max_examples=500, deadline=None)
+@given(JSON)
+def test_documents(value):
+    """Whatever a document holds, it is taken, or refused with a reason in one line."""
+    for act in (lambda: oci.select(lambda entry, what: b"{}", oci.document(data, "it"), "it", None, "linux/amd64"),
+                lambda: oci.parts(oci.document(data, "it"), "it"), lambda: oci.config(oci.document(data, "it"), "it"),
+                lambda: oci.docker(oci.document(data, "it", list), None)):
+        data = json.dumps(value).encode()
+        try:
+            act()
+        except ArchiveError as exc:
+            assert exc.words().isprintable()
