@@ -181,7 +181,7 @@ def parse(options, path, problems):
 
 def check_list(specs, paths, problems):
     """What two interfaces of a run cannot both have."""
-    seen = {}
+    seen, ports = {}, {}
     for spec, path in zip(specs, paths):
         claimed = [("name", "key", spec.key, "declared twice")] if spec.name is not None and spec.namespace is not None else []
         if spec.state == "present":
@@ -189,9 +189,21 @@ def check_list(specs, paths, problems):
             claimed += [("addresses", spec.network or spec.bridge, each.partition("/")[0], "the address of two interfaces")
                         for each in spec.addresses or () if spec.type == "veth"]
             claimed += [("device", "device", spec.device, "moved to two places")] if spec.device else []
-            claimed += [("publish", "publish", "%s port %d of the host%s" % (each["protocol"], port, each["host_address"] and " at " + each["host_address"] or ""),
-                         "published twice") for each in spec.publish or () for port in range(each["host_port"][0], each["host_port"][1] + 1)]
+            _check_ports(spec, path, ports, problems)
         for key, where, what, words in claimed:
             other = seen.setdefault((key, where, what), path)
             if other != path:
                 problems.add("%s.%s" % (path, key), "%s is %s (also %s)" % (what, words, other))
+
+
+def _check_ports(spec, path, ports, problems):
+    """``ports`` {(protocol, port): {host address or None for all: path}}. One that is published for all is taken for each."""
+    for each in spec.publish or ():
+        address = None if each["host_address"] in ("0.0.0.0", "::") else each["host_address"]
+        for port in range(each["host_port"][0], each["host_port"][1] + 1):
+            others = ports.setdefault((each["protocol"], port), {})
+            clash = next((other for other in others if None in (address, other) or address == other), others)
+            if clash is not others and others[clash] != path:
+                problems.add(path + ".publish", "%s port %d of the host is published twice (also %s)" % (each["protocol"], port, others[clash]))
+                break
+            others[address] = path

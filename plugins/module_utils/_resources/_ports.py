@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from .._kernel import netmessages as nm
 from .._model import addresses
+from .._model.interface import host_end
 from . import _hostnet
 from ._link_changes import Change
 
@@ -32,7 +33,7 @@ def changes(host, spec, end, outer, bridge, mac, mtu):
     moved = any(change.key == "bridge" for change in found)
     if spec.net is not None:
         found += _flags(spec, end, outer, moved) + _entries(host, spec, end, outer, mac, moved) + _proxies(host, spec, bridge)
-    if end is not None and end["alias"] != _hostnet.MARK + spec.key:
+    if end is not None and end["name"] == host_end(spec.key) and end["alias"] != _hostnet.MARK + spec.key:
         found.append(_change("mark %s" % spec.key, "mark", end["alias"], _hostnet.MARK + spec.key,
                              [nm.set_link(outer, alias=_hostnet.MARK + spec.key)], None))
     if end is None or not end["up"]:  # last: by then it is as it should be
