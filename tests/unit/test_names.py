@@ -11,7 +11,7 @@ import os
 import pytest
 
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
-from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan, run_together
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError
 from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import _names
 
@@ -59,6 +59,20 @@ def test_members_know_each_other_and_the_first_learns_of_the_second(host):
     assert body(host, "web") == "10.42.0.5 web www\nfd00:42::5 web www\n10.42.0.9 cache redis\n"
     assert text(host, "web").startswith(_names.MARK + "127.0.0.1 localhost\n")
     assert act(host, "web", WEB) == act(host, "cache", CACHE) == []
+
+
+def test_of_one_run_each_knows_the_others_before_the_first_is_started(host):
+    plans, seen = [Plan(), Plan()], []
+    for name, members, plan in (("web", WEB, plans[0]), ("cache", CACHE, plans[1])):
+        _names.plan(host, name, plan, members)
+    plans[0].add("start web", lambda: seen.append(body(host, "web")))
+    run_together(host, plans)
+    for plan in plans:
+        run_plan(plan)
+    assert seen == ["10.42.0.5 web www\nfd00:42::5 web www\n10.42.0.9 cache redis\n"]
+    plans[1].steps[0].undo()  # as when something after it fails
+    host.finish()
+    assert body(host, "web") == "10.42.0.5 web www\nfd00:42::5 web www\n" and not os.path.exists(host.names + "/cache")
 
 
 def test_a_change_is_written_in_place_and_a_removal_leaves_nothing(host):

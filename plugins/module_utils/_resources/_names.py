@@ -6,29 +6,23 @@
 
 That is where ip-netns(8) takes the files from that a command sees as /etc/hosts and /etc/resolv.conf, and the prepared root of a
 sandbox has binds of them. So they are written in place: a bind, and who runs behind it, shows the same inode for good.
-A file is ours as long as its first line says so, which outlives a reboot as the file does. No link is followed.
+How they are read and written is in `_names_files.py`.
 
-Who is a member is noted for each namespace by a claim. A change of it is a step of that namespace; the files of the others follow
-at the end of the run, as what a bridge knows of its ports does.
+Who is a member is noted for each namespace by a claim. A change of it is a step of that namespace, done ahead for all of a run, so
+that what starts in the first of them finds the last; the files of others follow at the end.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-
 from .._model.errors import BulkheadError, reason
-from .._model.root import NAMED as FILES
+from ._names_files import FILES, MARK
+from ._names_files import found as _found
+from ._names_files import put as _put
 
 NOUN = "names"
-MARK = "# Kept by Bulkhead. What is changed here by hand is changed back.\n"
 LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # the second: what is behind the stub at 127.0.0.53
 SERVERS = 3  # MAXNS of resolv.conf(5): further ones are not asked
-MODE = 0o644
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a fifo of that name does not make us wait
 
 
 class Zone:
@@ -156,129 +150,6 @@ def _zone(host, network):
     return zones[network]
 
 
-# -- the files
-
-class _File:
-    """One as it is: its ``text`` (None: it is not there), is it ``ours``, and has it the ``rights`` that we give it?"""
-
-    __slots__ = ("text", "ours", "rights")
-
-    def __init__(self, text=None, ours=True, rights=True):
-        self.text, self.ours, self.rights = text, ours, rights
-
-
-def _open(host, namespace, make=False):
-    """The directory of a namespace; None where there is none."""
-    if make:
-        os.makedirs(host.names, mode=0o755, exist_ok=True)
-    try:
-        top = os.open(host.names, _DIRECTORY)
-        try:
-            if make:
-                try:
-                    os.mkdir(namespace, 0o755, dir_fd=top)
-                except FileExistsError:
-                    pass
-            return os.open(namespace, _DIRECTORY, dir_fd=top)
-        finally:
-            os.close(top)
-    except FileNotFoundError:
-        return None
-    except OSError as exc:  # a link, or no directory
-        raise OSError(exc.errno, exc.strerror, "%s/%s" % (host.names, namespace)) from exc
-
-
-def _read(directory, name):
-    try:
-        fd = os.open(name, os.O_RDONLY | _FILE, dir_fd=directory)
-    except FileNotFoundError:
-        return _File()
-    except OSError as exc:
-        if exc.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            return _File("", ours=False)
-        raise
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            return _File("", ours=False)
-        text = os.read(fd, found.st_size + 1).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
-    # One without content is what a power cut may leave of ours, and is a loss to nobody.
-    return _File(text, text.startswith(MARK) or not text.strip("\0\n "),
-                 (stat.S_IMODE(found.st_mode), found.st_uid) == (MODE, os.geteuid()))
-
-
-def _found(host, namespace):
-    """{file: its _File}."""
-    directory = _open(host, namespace)
-    if directory is None:
-        return {name: _File() for name in FILES}
-    try:
-        return {name: _read(directory, name) for name in FILES}
-    finally:
-        os.close(directory)
-
-
-def _put(host, namespace, texts):
-    """Write the files whose text is given, and remove those whose text is None. Directories come and go with them."""
-    directory = _open(host, namespace, make=any(text is not None for text in texts.values()))
-    if directory is None:
-        return
-    try:
-        for name, text in texts.items():
-            _unlink(directory, ".%s.new" % name)  # of a run that was killed
-            if text is None:
-                _unlink(directory, name)
-            else:
-                _write(directory, name, text.encode())
-    finally:
-        os.close(directory)
-    for path in ("%s/%s" % (host.names, namespace), host.names):
-        try:
-            os.rmdir(path)
-        except OSError:  # not empty
-            break
-
-
-def _write(directory, name, data):
-    try:
-        fd = os.open(name, os.O_WRONLY | _FILE, dir_fd=directory)
-    except FileNotFoundError:
-        _create(directory, name, data)
-        return
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EEXIST, "this is no plain file", name)
-        os.fchown(fd, os.geteuid(), os.getegid())
-        os.fchmod(fd, MODE)
-        # One call, with blank lines to the end of the old text: whoever reads meanwhile sees no half of an old line.
-        os.pwrite(fd, data.ljust(found.st_size, b"\n"), 0)
-        os.ftruncate(fd, len(data))
-    finally:
-        os.close(fd)
-
-
-def _create(directory, name, data):
-    """There whole or not at all."""
-    partial = ".%s.new" % name
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, MODE, dir_fd=directory)
-    try:
-        os.fchmod(fd, MODE)  # whatever the umask said
-        os.pwrite(fd, data, 0)
-    finally:
-        os.close(fd)
-    os.rename(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
-
-
-def _unlink(directory, name):
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-
-
 # -- what interfaces, networks and sandboxes call
 
 def of(specs, aliases=()):
@@ -304,10 +175,19 @@ def plan(host, namespace, plan, members, force=False):
     if before == members and not wrong:
         return
     plan.differ("names", _shown(before), _shown(members))
-    old = {name: found[name].text for name in wrong}
-    plan.add("%s names of %s" % ("write" if members else "remove", namespace),
-             lambda: _act(host, namespace, before, members, {name: wanted[name] for name in wrong}),
-             lambda: _act(host, namespace, members, before, old))
+    change = _Change(namespace, before, members, {name: found[name].text for name in wrong})
+    plan.add("%s names of %s" % ("write" if members else "remove", namespace), lambda: _apply(host, change), lambda: _undo(host, change),
+             _apply_all if members else None, change)
+
+
+class _Change:
+    """What a namespace has on networks before and after, the texts of its files that change, and how far that is done."""
+
+    __slots__ = ("namespace", "before", "after", "old", "done", "error")
+
+    def __init__(self, namespace, before, after, old):
+        self.namespace, self.before, self.after, self.old = namespace, before, after, old
+        self.done, self.error = False, None
 
 
 def _shown(members):
@@ -315,15 +195,55 @@ def _shown(members):
     return {name: each["addresses"] + each["aliases"] for name, each in members.items()} or None
 
 
-def _act(host, namespace, before, after, texts):
-    if after:
-        host.claims.complete(NOUN, namespace, after)
-    _put(host, namespace, texts)
-    if not after:
-        host.claims.drop(NOUN, namespace)
-    if before != after:
-        for each in list(before.values()) + list(after.values()):
+def _apply_all(host, changes):
+    """Who is a member is noted of all of them before the first file is written."""
+    for act in (_note, _write_files):
+        for change in changes:
+            try:
+                if change.error is None:
+                    act(host, change)
+            except OSError as exc:
+                change.error = exc
+    for change in changes:
+        change.done = True
+
+
+def _apply(host, change):
+    if not change.done:
+        _apply_all(host, [change])
+    if change.error is not None:
+        raise change.error
+
+
+def _note(host, change):
+    if change.after:
+        host.claims.complete(NOUN, change.namespace, change.after)
+    if change.before != change.after:
+        for each in list(change.before.values()) + list(change.after.values()):
             host.at_end(_refresh, each["network"])
+    _forget(host)
+
+
+def _write_files(host, change):
+    texts = _texts(host, change.namespace, change.after)
+    _put(host, change.namespace, {name: texts[name] for name in change.old})
+    if not change.after:
+        host.claims.drop(NOUN, change.namespace)
+        _forget(host)
+
+
+def _undo(host, change):
+    if change.before:
+        host.claims.complete(NOUN, change.namespace, change.before)
+    _put(host, change.namespace, change.old)
+    if not change.before:
+        host.claims.drop(NOUN, change.namespace)
+    _forget(host)
+
+
+def _forget(host):
+    host.drop("members of networks")
+    host.drop("lines")
 
 
 def plan_network(host, name, options, plan):
@@ -351,8 +271,7 @@ def _put_all(host, stale, side):
 
 def _refresh(host, networks):
     """Whose network has other members than before learns of it. What cannot be written is told, and is no harm to those that can."""
-    host.drop("members of networks")
-    host.drop("lines")
+    _forget(host)
     for namespace in host.claims.names(NOUN):
         try:
             if _reached(host, _own(host, namespace)).intersection(networks):
