@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import drive
 import pytest
 from spaces import absent, addresses, command, declare, end, eth0, ip, lab, link, links, port, routes, run
-from wires import Call, Server, ask
+from wires import Call, Server, ask, enter
 
 from module_utils._kernel import netlink, netmessages, nft
 from module_utils._model.addresses import derived_mac
@@ -92,6 +94,33 @@ def test_members_talk_and_are_reached_where_they_are_published(lab, talk, conver
     assert ask("cache", ("tcp", web[0], 7))[0] in (None, "error: No route to host")
     assert "web" not in command("cat", "/etc/netns/cache/hosts")
 
+def gratuitous(place, mac, address):
+    """Tell everybody by ARP that an address is at a MAC."""
+
+    def send():
+        enter(place)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            me, everybody, ip = bytes.fromhex(mac.replace(":", "")), b"\xff" * 6, socket.inet_aton(address)
+            for operation in (1, 2):
+                raw.send(everybody + me + b"\x08\x06" + b"\0\1\x08\0\6\4" + bytes([0, operation]) + me + ip + everybody + ip)
+
+    assert drive.isolated(send) is None
+
+
+@pytest.mark.parametrize("antispoof, reached", [(True, "web"), (False, "liar")])
+def test_who_claims_the_address_of_another_does_not_get_what_is_sent_to_it(lab, talk, converge, antispoof, reached):
+    lab("web", "liar", antispoof=antispoof)
+    command("sysctl", "-w", "net.ipv4.neigh.bh-lab.locktime=0")  # the host believes at once what it is told
+    converge("interface", **declare(eth0(addresses=["10.42.0.7/24"], publish=["8080:7"]), eth0(namespace="liar")))
+    talk("web", "liar")
+    assert ask(None, ("tcp", "127.0.0.1", 8080)) == ["web 10.42.0.1"]
+    command("ip", "address", "add", "10.42.0.7/24", "dev", "eth0", space="liar")
+    gratuitous("liar", link("eth0", "liar")["address"], "10.42.0.7")
+    assert ask(None, ("tcp", "127.0.0.1", 8080), ("tcp", "10.42.0.7", 7)) == [reached + " 10.42.0.1"] * 2
+    assert "remove address 10.42.0.7/24 of liar/eth0" in converge("interface", **declare(eth0(namespace="liar", addresses=addresses(space="liar")[:1])))["actions"]
+
+
 def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
     lab("web", "cache")
     first = eth0(addresses=["10.42.0.7/24"], publish=["8080:7"])
@@ -103,7 +132,7 @@ def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
                    bandwidth={"transmit": "50mbit"})
     done = converge("interface", **declare(changed, eth0(namespace="cache")))
     assert done["actions"] == [
-        "set rules of web/eth0", "set mtu of the host's end of web/eth0", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
+        "set rules of web/eth0", "set mtu of the host's end of web/eth0", "know web/eth0 by 10.42.0.8", "know web/eth0 by fd00:42::7", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
         "add route default (IPv6) via fd00:42::1 of web/eth0", "add route 10.9.0.0/16 via 10.42.0.9 of web/eth0",
         "set bandwidth.transmit of web/eth0", "write names of web"]
     assert call.echo("two") == "two"
@@ -139,6 +168,8 @@ DRIFT = [
     ("host: bridge link set dev END isolated on", ["set isolated of the port of web/eth0"]),
     ("host: bridge fdb delete 02:00:00:00:00:07 dev END master", ["let web/eth0 send from 02:00:00:00:00:07"]),
     ("host: bridge fdb add 02:00:00:00:00:66 dev END master static", ["let web/eth0 not send from 02:00:00:00:00:66"]),
+    ("host: ip neigh delete 10.42.0.7 dev bh-lab", ["know web/eth0 by 10.42.0.7"]),
+    ("host: ip neigh replace fd00:42::7 lladdr 02:00:00:00:00:66 dev bh-lab", ["know web/eth0 by fd00:42::7"]),
     ("host: ip link set END alias nothing", ["mark web/eth0"]),
     ("host: ip link set END down", ["bring up the host's end of web/eth0"]),
     ("host: nft delete element inet bulkhead publish_any4 { 6 . 8080 }", ["set rules of web/eth0"]),
@@ -165,10 +196,11 @@ def test_what_was_changed_by_hand_is_mended_in_place(lab, converge, damage, mend
 def test_a_new_mac_keeps_its_neighbours_and_is_known_to_the_bridge(lab, converge):
     lab("web")
     converge("interface", **declare(eth0(neighbours=EVERYTHING["neighbours"])))
+    mine = addresses()
     options = declare(eth0(neighbours=EVERYTHING["neighbours"], mac="02:00:00:00:00:77"))
     assert converge("interface", **options)["actions"] == [
         "set rules of web/eth0", "let web/eth0 send from 02:00:00:00:00:77", "let web/eth0 not send from " + derived_mac("web/eth0"),
-        "set mac of web/eth0", "set neighbour 10.42.0.9 of web/eth0"]
+        *("know web/eth0 by " + each.partition("/")[0] for each in mine), "set mac of web/eth0", "set neighbour 10.42.0.9 of web/eth0"]
     assert not converge("interface", **options)["changed"]
     assert not converge("interface", **declare(eth0()))["changed"]  # what a task leaves out is as it was declared last
 

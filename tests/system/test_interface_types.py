@@ -173,6 +173,19 @@ def test_a_device_is_moved_in_and_back_as_it_was(space, wire, full_cycle, conver
     assert card() == before and links("web") == ["lo"]
 
 
+def test_a_device_that_is_an_end_itself_leaves_its_other_end_alone(space, converge, full_cycle):
+    command("ip", "link", "add", "card", "type", "veth", "peer", "name", "wire")
+    try:
+        full_cycle("interface", one("device", **DEVICE), absent("web/eth0"))
+        converge("interface", **one("device", **DEVICE))
+        assert drive.info("interface", namespace="web")["interfaces"][0]["owned"] is True
+        converge("interface", interfaces=[], purge=True)
+        assert links() == ["card", "lo", "wire"]
+    finally:
+        converge("interface", **absent("web/eth0"))
+        command("ip", "link", "delete", "wire")
+
+
 def test_a_device_that_the_host_uses_is_not_taken(space, wire, refuse, converge):
     command("ip", "address", "add", "192.0.2.8/24", "dev", "card")
     command("ip", "route", "add", "default", "via", "192.0.2.1")

@@ -279,16 +279,16 @@ def absent(host, spec, plan, way=_steps.Way()):
         raise BulkheadError("Cannot remove interface %s: it was made by somebody else. Set force: true to remove it all the same." % spec.key)
     if now.rest is not None:
         _steps.clear(host, spec, now.rest, plan, way)
-    if now.link is not None or _steps.namespace_wide(spec, now):
+    if now.link is not None or _steps.left(host, spec, now):
         _steps.remove(host, spec, now, plan, way)
     elif now.claim is not None:
         plan.add("forget interface %s" % spec.key, lambda: host.claims.drop(NOUN, spec.key))
-    forget(host, spec.key, plan)
+    forget(host, spec, plan)
 
 
-def forget(host, key, plan):
+def forget(host, spec, plan):
     """The rules and records of an interface go."""
-    if _uses_rules(host):
-        firewall(host, plan, _rules.Absent(key))
-    plan.record(NOUN, key, None)
-    plan.record(_allocation.NOUN, key, None)
+    if _uses_rules(host) or spec.former is not None and spec.former.network is not None:
+        firewall(host, plan, _rules.Absent(spec.key))
+    plan.record(NOUN, spec.key, None)
+    plan.record(_allocation.NOUN, spec.key, None)

@@ -15,7 +15,7 @@ from .._model.interface import host_end
 from . import _devices, _hostnet, _link_acts, _links, _ports
 
 NOUN = _links.NOUN
-_UNTOLD = ("up", "host_end", "port", "fdb", "answered")  # of a new link they go without saying
+_UNTOLD = ("up", "host_end", "port", "fdb", "neighbour", "answered")  # of a new link they go without saying
 
 
 class Way:
@@ -93,9 +93,8 @@ def remove(host, spec, now, plan, way):
     words, gone = "remove interface %s" % spec.key, namespace_wide(spec, now)
     if now.link is not None:
         plan.differ("type", former.type if spec.state == "absent" else now.link["kind"], None)
-    bridge = _hostnet.links(host).get(former.net.device) if former.net is not None else None
-    proxies = _ports.removal(host, former, bridge)
-    back, settle = None, lambda unused: proxies
+    messages = _ports.removal(host, former, _links.mac_of(former)) if spec.net is None else []  # else it goes on under that name
+    back, settle = None, lambda unused: messages
     if now.end is not None:
         act.goes = now.end["name"]
     elif now.link is not None and (now.origin is not None or former.type == "device"):
@@ -109,6 +108,11 @@ def remove(host, spec, now, plan, way):
         act.name, act.leaves = None, lambda unused, home: gone
     act.outside = settle
     _link_acts.add(host, plan, words, act, ahead=way.ahead, done=lambda: host.claims.drop(NOUN, spec.key))
+
+
+def left(host, spec, now):
+    """Is there something still of an interface whose link is gone?"""
+    return bool(namespace_wide(spec, now) or spec.former is not None and _ports.removal(host, spec.former, _links.mac_of(spec.former)))
 
 
 def namespace_wide(spec, now):

@@ -73,10 +73,11 @@ class Found:
     def __init__(self, host, spec):
         self.space = space(host, spec.namespace)
         self.link = self.space.link(spec.name)
-        self.end = _end(host, spec.key, self.link)
+        self.claim = host.claims.read(NOUN, spec.key)
+        moved = self.origin is not None or spec.former is not None and spec.former.type == "device"  # then its other end is somebody's
+        self.end = None if moved else _end(host, spec.key, self.link)
         rest = _hostnet.links(host).get(host_end(spec.key))
         self.rest = rest if rest is not self.end else None
-        self.claim = host.claims.read(NOUN, spec.key)
 
     def ours(self, host, spec):
         """Did we make the link, or were we about to?"""

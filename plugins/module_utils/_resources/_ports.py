@@ -7,7 +7,8 @@
 With antispoof a port is locked: the bridge takes from it only what comes from the MAC that a static entry names (Linux 5.18). Ports
 whose members are not to reach each other, or only through the host's rules (mode routed), are isolated; then the bridge answers for
 the IPv6 addresses of members itself, as it does for IPv4's by proxy_arp_pvlan. Who asks for a port that it has published itself gets
-its own frame back (hairpin), where br_netfilter rewrites it within the bridge.
+its own frame back (hairpin), where br_netfilter rewrites it within the bridge. And with antispoof the host itself is not told by ARP who has
+which address: it knows by permanent neighbours, so that nobody gets what is published for another.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def changes(host, spec, end, outer, bridge, mac, mtu):
                              [nm.set_link(outer, master=bridge["index"])], [nm.set_link(outer, master=end["master"] or 0)]))
     moved = any(change.key == "bridge" for change in found)
     if spec.net is not None:
-        found += _flags(spec, end, outer, moved) + _entries(host, spec, end, outer, mac, moved) + _proxies(host, spec, bridge)
+        found += _flags(spec, end, outer, moved) + _entries(host, spec, end, outer, mac, moved) + _answers(host, spec, bridge, mac)
     if end is not None and end["name"] == host_end(spec.key) and end["alias"] != _hostnet.MARK + spec.key:
         found.append(_change("mark %s" % spec.key, "mark", end["alias"], _hostnet.MARK + spec.key,
                              [nm.set_link(outer, alias=_hostnet.MARK + spec.key)], None))
@@ -42,12 +43,14 @@ def changes(host, spec, end, outer, bridge, mac, mtu):
     return found
 
 
-def removal(host, spec, bridge):
-    """Messages that take away from the bridge what does not go with the port."""
-    if spec.net is None or bridge is None or not spec.net.routed:
+def removal(host, spec, mac):
+    """Messages that take away from the bridge what does not go with the port. ``spec`` is as it was recorded."""
+    bridge = _hostnet.links(host).get(spec.net.device) if spec.net is not None else None
+    if bridge is None:
         return []
-    there = _answered(host, bridge)
-    return [nm.delete_neighbour(bridge["index"], address, proxy=True) for address in _six(spec) if address in there]
+    known, proxies = _neighbours(host, bridge)
+    return [nm.delete_neighbour(bridge["index"], address) for address, owner in sorted(known.items()) if owner == mac] + [
+        nm.delete_neighbour(bridge["index"], address, proxy=True) for address in _bare(spec) if address in proxies]
 
 
 def _change(words, key, before, after, forth, back):
@@ -87,19 +90,36 @@ def _entries(host, spec, end, outer, mac, moved):
     return found
 
 
-def _proxies(host, spec, bridge):
-    if not spec.net.routed or bridge is None:
+def _answers(host, spec, bridge, mac):
+    """The bridge's neighbours: those that the host knows by, and in mode routed those that it answers for."""
+    if bridge is None:
         return []
-    there = _answered(host, bridge)
-    return [_change("answer for %s of %s" % (address, spec.key), "answered", None, address,
-                    [nm.new_proxy(bridge["index"], address)], [nm.delete_neighbour(bridge["index"], address, proxy=True)])
-            for address in _six(spec) if address not in there]
+    index, found = bridge["index"], []
+    known, proxies = _neighbours(host, bridge)
+    mine, former = _bare(spec) if spec.net.antispoof else [], _bare(spec.former) if spec.former is not None else []
+    for address in mine:
+        if known.get(address) != mac:
+            back = nm.new_neighbour(index, address, known[address]) if address in known else nm.delete_neighbour(index, address)
+            found.append(_change("know %s by %s" % (spec.key, address), "neighbour", known.get(address), mac, [nm.new_neighbour(index, address, mac)], [back]))
+    for address, owner in sorted(known.items()):
+        if address not in mine and (owner == mac or address in former):
+            found.append(_change("do not know %s by %s" % (spec.key, address), "neighbour", owner, None, [nm.delete_neighbour(index, address)],
+                                 [nm.new_neighbour(index, address, owner)]))
+    wanted = [address for address in _bare(spec) if addresses.family(address) == 6] if spec.net.routed else []
+    for address in [each for each in wanted if each not in proxies] + [each for each in former if each in proxies and each not in wanted]:
+        forth, back = [nm.new_proxy(index, address)], [nm.delete_neighbour(index, address, proxy=True)]
+        if address in wanted:
+            found.append(_change("answer for %s of %s" % (address, spec.key), "answered", None, address, forth, back))
+        else:
+            found.append(_change("do not answer for %s of %s" % (address, spec.key), "answered", address, None, back, forth))
+    return found
 
 
-def _answered(host, bridge):
-    return {each["address"] for each in host.cached("host's neighbours", lambda: _hostnet.read(host, "neighbours"))
-            if each["proxy"] and each["index"] == bridge["index"]}
+def _neighbours(host, bridge):
+    """({address: MAC} of the permanent neighbours of a bridge, the addresses that it answers for)."""
+    there = [each for each in host.cached("host's neighbours", lambda: _hostnet.read(host, "neighbours")) if each["index"] == bridge["index"]]
+    return {each["address"]: each["mac"] for each in there if not each["proxy"]}, {each["address"] for each in there if each["proxy"]}
 
 
-def _six(spec):
-    return [each.partition("/")[0] for each in spec.resolved if addresses.family(each) == 6]
+def _bare(spec):
+    return [each.partition("/")[0] for each in spec.resolved]

@@ -27,7 +27,7 @@ import os
 from .._engine.plan import Plan
 from .._model.interface import InterfaceSpec, parse
 from .._model.sandbox import interfaces_of
-from . import _allocation, _hostnet, _interface_plan, _interface_show, _link_acts, _links, _names, _rules, network
+from . import _allocation, _hostnet, _interface_plan, _interface_show, _link_acts, _links, _names, _ports, _rules, network
 from . import _interface_steps as _steps
 
 NOUN = _links.NOUN
@@ -154,10 +154,7 @@ def plan_for(host, name, specs, plan, anew):
     for key in keys(host, name):
         if key not in declared:
             part = Plan()
-            if anew:
-                _interface_plan.forget(host, key, part)
-            else:
-                _interface_plan.absent(host, _absent(host, key), part)
+            (_interface_plan.forget if anew else _interface_plan.absent)(host, _absent(host, key), part)
             plan.take(part, key.partition("/")[2])
     if anew:
         _links.space(host, name).empty()
@@ -175,10 +172,9 @@ def plan_removal(host, name, plan):
         spec, part = _absent(host, key), Plan()
         now = _links.found(host, spec)
         if now.end is not None or now.rest is not None:
-            ends = [each["name"] for each in (now.end, now.rest) if each is not None]
             part.differ("type", "veth", None)
-            part.add("remove interface %s" % key, lambda key=key, ends=ends: _remove_at_end(host, key, ends))
-            _interface_plan.forget(host, key, part)
+            part.add("remove interface %s" % key, lambda spec=spec, now=now: _remove_at_end(host, spec, now))
+            _interface_plan.forget(host, spec, part)
         else:
             _interface_plan.absent(host, spec, part, _steps.Way(ahead=False))
         plan.take(part, key.partition("/")[2])
@@ -193,14 +189,18 @@ def _absent(host, key):
     return spec
 
 
-def _remove_at_end(host, key, ends):
-    for end in ends:
-        host.at_end(_remove_ends, end)
-    host.claims.drop(NOUN, key)
+def _remove_at_end(host, spec, now):
+    for end in (now.end, now.rest):
+        if end is not None:
+            host.at_end(_remove_ends, (spec, end["name"]))
+    host.claims.drop(NOUN, spec.key)
 
 
 def _remove_ends(host, ends):
-    acts = [_link_acts.Act(goes=end) for end in ends]
+    acts = [_link_acts.Act(goes=end, outside=lambda unused, spec=spec: _ports.removal(host, spec.former, _links.mac_of(spec.former)))
+            for spec, end in ends if spec.former is not None]
+    acts += [_link_acts.Act(goes=end) for spec, end in ends if spec.former is None]
+    host.drop("host's neighbours")
     _link_acts.do(host, acts)
     for act in acts:
         if act.error is not None:
