@@ -455,6 +455,25 @@ def test_in_one_run_one_takes_what_another_gives_up(world):
     assert set(_rules.owners(drive.new_host())) == {"lab", "web/eth0", "heir/eth0"}
 
 
+def test_a_flow_of_udp_follows_its_port(world):
+    """A client that goes on sending from one port is heard by whom the port is published for now, and by no one when it is not."""
+    for place in ("web", "cache"):
+        world(place, 80)
+    things = [LAB, member("web"), member("cache")]
+    rule(*things)
+    talk = [("udp", HOST4, 8080, INTERNET4, 4000), ("udp", HOST6, 8080, INTERNET6, 4000)]
+    assert ask("internet", *talk) == ["error: Connection refused"] * 2
+    for name in ("web", "cache"):
+        rule(member(name, publish=[(None, 8080, 80, "udp")]))
+        assert ask("internet", *talk) == [name + " " + INTERNET4, name + " " + INTERNET6]
+        rule(*things)
+    assert ask("internet", *talk) == ["error: Connection refused"] * 2
+    assert ask("cache", ("udp", INTERNET4, 8080, address("cache"), 4000))[0].startswith("error")
+    world("internet", 8080)
+    rule(member("web", publish=[(HOST4, 8080, 80, "udp")]))
+    assert ask("cache", ("udp", INTERNET4, 8080)) == ["internet " + HOST4]  # it is the host's port that was published
+
+
 def test_a_port_that_a_process_listens_on_is_refused(world):
     server = world(None, 8080, address=HOST4)
     rule(LAB)

@@ -94,7 +94,7 @@ def _plain(peer):
 
 
 def ask(place, *questions):
-    """What was answered to each of (protocol, address, port[, source address]): a text, or None when nothing was."""
+    """What was answered to each of (protocol, address, port[, source address[, source port]]): a text, or None when nothing was."""
     answer = drive.isolated(lambda: _ask(place, questions))
     assert isinstance(answer, list), answer
     return answer
@@ -109,7 +109,7 @@ def _ask(place, questions):
         one.setblocking(False)
         try:
             if source:
-                one.bind((source[0], 0))
+                one.bind(tuple(source) if len(source) > 1 else (source[0], 0))
             one.connect_ex((address, port))
             if protocol == "udp":
                 one.send(b"who?")

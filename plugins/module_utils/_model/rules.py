@@ -97,9 +97,14 @@ class Member:
 
 
 def published(elements):
-    """[(family, host address or "" for all, protocol's number, port)] of what is published by these elements."""
-    return [(family, "" if each == "_any" else value[0]) + value[-2:]
-            for family in (4, 6) for each in ("", "_any") for value in elements.get("publish%s%d" % (each, family), ())]
+    """{(family, host address or "" for all, protocol's number, port): (address, port)} of what is published by these elements."""
+    found = {}
+    for family in (4, 6):
+        for name in ("publish", "publish_any"):
+            ports = elements.get("%s_port%d" % (name, family), {})
+            for value, address in elements.get("%s%d" % (name, family), {}).items():
+                found[(family, value[0] if name == "publish" else "") + value[-2:]] = address + ports.get(value, (None,))
+    return found
 
 
 def _put(found, name, keys):

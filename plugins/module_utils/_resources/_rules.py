@@ -23,10 +23,10 @@ what is recorded: `recorded(host)` of `network.py` and `interface.py` return the
 
 from __future__ import annotations
 
-from .._kernel import nft, sockets
+from .._kernel import conntrack, nft, sockets
 from .._model import rules
-from .._model.errors import BulkheadError
-from . import _skeleton
+from .._model.errors import BulkheadError, reason
+from . import _hostnet, _skeleton
 
 _NFPROTO = {4: 2, 6: 10}  # NFPROTO_* of linux/netfilter.h
 _WORDS = {number: word for word, number in rules.PROTOCOLS.items()}
@@ -200,7 +200,7 @@ def _refuse(host, change):
 
 def _refuse_ports_of_processes(host, change):
     """A port that a process of the host listens on would be taken away from it."""
-    fresh = set(rules.published(change.after)).difference(rules.published(change.before))
+    fresh = rules.published(change.after).keys() - rules.published(change.before)
     if not fresh:
         return
     listening = host.cached("listening sockets", lambda: sockets.listening(host.proc))
@@ -269,10 +269,13 @@ def _transact(host, wanted):
     wanted.pop(None, None)
     for last in (False, True):
         now = _found(host)
-        commands = _commands(now, wanted) if now.sound else _anew(host, now, wanted)
+        after = dict(now.owned) if now.sound else _known(host, now)
+        after.update(wanted)
+        commands = _commands(now, after, wanted) if now.sound else _anew(after)
         try:
             if commands:
                 nft.transact(host.run, commands)
+                _forget_flows(host, now.owned, after)
             break
         except nft.NftError as exc:
             if last or exc.missing:  # else somebody may have changed it since it was read
@@ -281,8 +284,30 @@ def _transact(host, wanted):
             host.drop("rules")
 
 
-def _commands(now, wanted):
-    after = dict(now.owned, **wanted)
+def _forget_flows(host, before, after):
+    """A flow of UDP has no end while its client sends: what it was before a port was published, moved or taken back, it would stay."""
+    before, after = ({key: target for elements in owned.values() for key, target in rules.published(elements).items()
+                      if key[2] == rules.PROTOCOLS["udp"]} for owned in (before, after))
+    gone = {(port, target) for (family, address, protocol, port), target in before.items()
+            if after.get((family, address, protocol, port)) != target}
+    fresh = {(address, port) for (family, address, protocol, port), target in after.items()
+             if before.get((family, address, protocol, port)) != target}
+    if not gone and not fresh:
+        return
+    local = {each["address"].partition("/")[0] for each in _hostnet.addresses(host)} if fresh else ()
+
+    def changed(flow):
+        address, port = flow.target
+        return (port, flow.answers) in gone or flow.answers == flow.target and (
+            (address, port) in fresh or ("", port) in fresh and (address in local or address.startswith("127.")))
+
+    try:
+        conntrack.forget(changed)
+    except OSError as exc:
+        host.warn("Cannot end the flows of UDP to ports that were published or taken back: %s. They go on until their clients pause." % reason(exc))
+
+
+def _commands(now, after, wanted):
     if not any(after.values()):
         return [{"delete": _skeleton.TABLE_OBJECT}]
     there, commands = _joined(now.owned), []
@@ -296,12 +321,15 @@ def _commands(now, wanted):
     return commands
 
 
-def _anew(host, now, wanted):
-    """The whole, with all elements of the kernel that are somebody's, what the records know of, and what is wanted now."""
-    after = dict(now.owned)
-    after.pop(None, None)
-    after.update((thing.owner, thing.elements()) for thing in _recorded(host))
-    after.update(wanted)
+def _known(host, now):
+    """All elements of the kernel that are somebody's, and what the records know of."""
+    known = {owner: elements for owner, elements in now.owned.items() if owner is not None}
+    known.update((thing.owner, thing.elements()) for thing in _recorded(host))
+    return known
+
+
+def _anew(after):
+    """The whole table."""
     commands = [{"add": _skeleton.TABLE_OBJECT}, {"delete": _skeleton.TABLE_OBJECT}]
     if any(after.values()):
         commands += [{"add": each} for each in _skeleton.objects()]
