@@ -4,12 +4,14 @@
 """Show what the kernel says of sandboxes, beside the host: table.py NAME...
 
 Nothing here is asked of the collection. Namespaces are read from /proc/PID/ns and the pins, limits and usage from the cgroup
-tree, layers from the mount table of a process inside, and `ls /` and `ps` are run inside by nsenter(1). Where systemd is init,
+tree, layers from the mount table of a process inside, and `ls /` and `ps` are run inside by nsenter(1). Networks are what ip(8)
+and nft(8) say: bridges, what is on them, and which ports of the host lead there. Where systemd is init,
 the pins are mounted in a mount namespace that no unit sees, so this looks from there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -160,6 +162,52 @@ def show(name):
     return [name] + ["  %-10s %s" % row for row in rows]
 
 
+def listed(*command):
+    """What a command that answers in JSON says; nothing when it is not there, or has nothing to say."""
+    try:
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=30)
+        return json.loads(ended.stdout or "[]")
+    except (OSError, ValueError):
+        return []
+
+
+def addresses(link):
+    """The addresses of a link as ip(8) shows it, but those that each link gives itself."""
+    return " ".join("%s/%d" % (each["local"], each["prefixlen"]) for each in link.get("addr_info", ()) if each["scope"] == "global")
+
+
+def published():
+    """{interface: [text]}: which ports of the host lead to which of its own, by the maps of the firewall."""
+    found, ports = {}, {}
+    for item in dict(listed("nft", "-n", "-j", "list", "table", "inet", "bulkhead") or {}).get("nftables", ()):
+        name, elements = item.get("map", {}).get("name", ""), item.get("map", {}).get("elem", ())
+        for key, value in elements if name.startswith("publish") else ():
+            owner, key = key["elem"].get("comment"), tuple(map(str, key["elem"]["val"]["concat"]))
+            if "_port" in name:
+                ports.setdefault(owner, {})[key] = value
+    for owner, pairs in ports.items():
+        found[owner] = sorted({"port %s of the host to port %s" % (key[-1], value) for key, value in pairs.items()})
+    return found
+
+
+def networks(names):
+    """The bridges of networks with what is on them, as a picture, and the names by which the sandboxes find each other."""
+    links, lines, ways = listed("ip", "-json", "-details", "address", "show"), [], published()
+    for bridge in links:
+        if not bridge.get("ifalias", "").startswith("bulkhead network "):
+            continue
+        lines += ["", "network " + bridge["ifalias"].split()[-1], "  the host  %s %s" % (bridge["ifname"], addresses(bridge))]
+        for end in sorted((link for link in links if link.get("master") == bridge["ifname"]), key=lambda link: link.get("ifalias", "")):
+            name, dummy, interface = end.get("ifalias", "").rpartition(" ")[2].partition("/")
+            shown = listed("nsenter", "--net=" + pin(name, "net"), "ip", "-json", "address", "show", "dev", interface)
+            text = "%-8s %s %s" % (name, interface, addresses(shown[0]) if shown else "")
+            lines += [" " * 12 + "|", " " * 12 + "+-- " + "  <-- ".join([text] + ways.get("%s/%s" % (name, interface), []))]
+    for name in names if lines else ():
+        known = [line.split() for other in names if other != name for line in inside(name, "getent", "hosts", other)]
+        lines += ["  %s finds %s" % (name, ", ".join("%s at %s" % (words[1], words[0]) for words in known))] if known else []
+    return lines
+
+
 def hostname(name):
     return " ".join(inside(name, "cat", "/proc/sys/kernel/hostname"))
 
@@ -183,6 +231,8 @@ def main(names):
         print()
         for line in show(name):
             print(line)
+    for line in networks(names):
+        print(line)
 
 
 def look_from_the_engine():
