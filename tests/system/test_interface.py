@@ -25,6 +25,7 @@ EVERYTHING = dict(
     neighbours=[{"address": "10.42.0.9", "mac": "02:00:00:00:00:09"}], sysctls={"forwarding": 1, "ipv4.rp_filter": 2},
     bandwidth={"transmit": "10mbit", "receive": {"rate": "20mbit", "burst": "64K"}}, publish=["8080:80", "127.0.0.1:8090-8092:90-92/udp"])
 
+
 @pytest.fixture
 def calls():
     """calls(place, address, port): a connection that lives until the end of the test."""
@@ -51,12 +52,14 @@ def talk():
     for each in servers:
         each.end()
 
+
 def test_all_of_it_is_made_at_once_and_removed(lab, full_cycle):
     lab("web")
     full_cycle("interface", declare(eth0()), absent("web/eth0"))
     full_cycle("interface", declare(eth0(**EVERYTHING)), absent("web/eth0"))
     assert links("web") == ["lo"] and ip("rule", space="web") == ip("rule")
     assert routes() == {} and routes(family=6) == {}
+
 
 def test_what_is_declared_is_there(lab, converge):
     lab("web")
@@ -80,6 +83,7 @@ def test_what_is_declared_is_there(lab, converge):
     assert shown[0]["published"] == ["127.0.0.1:8090/udp", "127.0.0.1:8091/udp", "127.0.0.1:8092/udp", "8080/tcp"]
     assert shown[0]["bandwidth"]["transmit"]["rate"] == "10mbit" and shown[0]["bandwidth"]["receive"]["burst"] == 65536
 
+
 def test_members_talk_and_are_reached_where_they_are_published(lab, talk, converge):
     lab("web", "cache")
     converge("interface", **declare(eth0(publish=["8080:7"]), eth0(namespace="cache")))
@@ -93,6 +97,7 @@ def test_members_talk_and_are_reached_where_they_are_published(lab, talk, conver
     assert converge("interface", **absent("web/eth0"))["changed"]
     assert ask("cache", ("tcp", web[0], 7))[0] in (None, "error: No route to host")
     assert "web" not in command("cat", "/etc/netns/cache/hosts")
+
 
 def gratuitous(place, mac, address):
     """Tell everybody by ARP that an address is at a MAC."""
@@ -142,6 +147,7 @@ def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
     assert ask("cache", ("tcp", "10.42.0.8", 7)) == ["web " + addresses(space="cache")[0].partition("/")[0]]
     assert command("tc", "-j", "qdisc", "show", "dev", "eth0", space="web").count("tbf") == 0
 
+
 DRIFT = [
     ("ip address delete 10.42.0.7/24 dev eth0", ["add address 10.42.0.7/24 to web/eth0"] + [  # the last of its family: the kernel took the routes away with it
         "add route %s of web/eth0" % each for each in ("default via 10.42.0.1", "10.9.0.0/16 via 10.42.0.9", "10.10.0.1/32 via 10.42.0.9")] + [
@@ -177,6 +183,7 @@ DRIFT = [
     ("host: ip link delete END", ["create interface web/eth0"]),
 ]
 
+
 @pytest.mark.parametrize("damage, mended", DRIFT, ids=[damage for damage, mended in DRIFT])
 def test_what_was_changed_by_hand_is_mended_in_place(lab, converge, damage, mended):
     lab("web")
@@ -192,6 +199,7 @@ def test_what_was_changed_by_hand_is_mended_in_place(lab, converge, damage, mend
     assert addresses() == EVERYTHING["addresses"]
     if "create interface web/eth0" not in mended:
         assert link("eth0", "web")["ifindex"] == index
+
 
 def test_a_new_mac_keeps_its_neighbours_and_is_known_to_the_bridge(lab, converge):
     lab("web")
@@ -218,6 +226,7 @@ def test_an_interface_that_was_brought_down_comes_up_with_all_of_it(lab, converg
     assert converge("interface", **down)["actions"] == ["bring down web/eth0"]
     assert link("eth0", "web")["operstate"] == "DOWN" and not converge("interface", **down)["changed"]
 
+
 def test_what_others_have_added_is_left_alone(lab, converge):
     lab("web")
     options = declare(eth0(routes=[{"to": "10.9.0.0/16", "via": "10.42.0.9"}], rules=[{"to": "10.9.0.0/16", "table": 100}]))
@@ -237,6 +246,7 @@ def test_what_others_have_added_is_left_alone(lab, converge):
     finally:
         command("nft", "delete", "table", "inet", "somebody")
 
+
 # -- addresses that are given out
 
 def test_addresses_are_given_out_the_same_again(lab, converge):
@@ -250,6 +260,7 @@ def test_addresses_are_given_out_the_same_again(lab, converge):
     for name in reversed(names):
         converge("interface", **declare(eth0(namespace=name)))
     assert {name: addresses(space=name) for name in names} == first
+
 
 def test_the_recorded_address_stays_whoever_comes_first(lab, converge):
     lab("web", "late", subnets=["10.42.0.0/29"])
@@ -274,6 +285,7 @@ def test_the_recorded_address_stays_whoever_comes_first(lab, converge):
         converge("interface", **absent("x%d/eth0" % number))
         run("namespace", name="x%d" % number, state="absent")
 
+
 def test_declared_addresses_go_before_given_ones(lab, converge):
     lab("web", "other")
     converge("interface", **declare(eth0()))
@@ -281,6 +293,7 @@ def test_declared_addresses_go_before_given_ones(lab, converge):
     converge("interface", **absent("web/eth0"))
     converge("interface", **declare(eth0(), eth0(namespace="other", addresses=[chosen])))
     assert addresses(space="other") == [chosen] and chosen not in addresses()
+
 
 # -- many
 

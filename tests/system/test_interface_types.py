@@ -10,7 +10,7 @@ import os
 
 import drive
 import pytest
-from spaces import absent, addresses, command, declare, end, eth0, ip, lab, link, links, run
+from spaces import absent, addresses, command, declare, end, eth0, lab, link, links, run
 
 from module_utils._kernel import built
 from module_utils._model.addresses import derived_mac
@@ -108,8 +108,9 @@ def test_a_vxlan_has_its_underlay_on_the_host(space, wire, converge):
     converge("interface", **one("vxlan", **VXLAN))
     data = link("eth0", "web")["linkinfo"]["info_data"]
     assert (data["id"], data["remote"], data["port"]) == (7, "192.0.2.9", 4789)
-    assert converge("interface", **one("vxlan", **dict(VXLAN, remote="192.0.2.10")))["actions"] == ["set remote of web/eth0"]
-    assert not converge("interface", **one("vxlan", **dict(VXLAN, remote="192.0.2.10")))["changed"]
+    changed = dict(VXLAN, remote="192.0.2.10")
+    assert converge("interface", **one("vxlan", **changed))["actions"] == ["set remote of web/eth0"]
+    assert not converge("interface", **one("vxlan", **changed))["changed"]
 
 
 def test_a_tap_stays_without_a_process(space, converge):

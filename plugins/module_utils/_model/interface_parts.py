@@ -204,8 +204,7 @@ def _percent(value, path, problems):
 
 def publish(value, path, problems):
     """[{host_address: text or None for all, host_port: (first, last), port: (first, last), protocol}]."""
-    found = [each for each in _each(value, path, problems, _published)]
-    return _once(found, lambda each: (each["host_address"], each["host_port"], each["protocol"]), path, problems, "the port")
+    return _once(_each(value, path, problems, _published), lambda each: (each["host_address"], each["host_port"], each["protocol"]), path, problems, "the port")
 
 
 def _published(value, path, problems):

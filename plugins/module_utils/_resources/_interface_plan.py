@@ -53,7 +53,7 @@ def refuse(host, spec, plan):
 
 
 def _refuse_on_network(spec):
-    subnets = {subnet: gateway for subnet, gateway in spec.net.subnets}
+    subnets = dict(spec.net.subnets)
     for each in spec.addresses or ():
         address = each.partition("/")[0]
         home = next((subnet for subnet in subnets if addresses.contains(subnet, address)), None)
@@ -207,7 +207,7 @@ def _wanted(host, spec, now):
     exact = {key for key in ("addresses", "routes", "rules", "neighbours") if getattr(spec, key) is not None} | dropped
     routes = spec.routes
     if spec.net is not None:
-        routes = _gateway_routes(spec) + [route for route in spec.routes or ()]
+        routes = _gateway_routes(spec) + list(spec.routes or ())
         exact.update(["addresses", "routes"] if spec.exact else ())
         if spec.gateway is not None and not (spec.former is not None and spec.former.routes):
             exact.add("routes")

@@ -94,19 +94,18 @@ def remove(host, spec, now, plan, way):
     if now.link is not None:
         plan.differ("type", former.type if spec.state == "absent" else now.link["kind"], None)
     messages = _ports.removal(host, former, _links.mac_of(former)) if spec.net is None else []  # else it goes on under that name
-    back, settle = None, lambda unused: messages
+    act.outside = lambda unused: messages
     if now.end is not None:
         act.goes = now.end["name"]
     elif now.link is not None and (now.origin is not None or former.type == "device"):
         words = "move %s back to the host" % spec.key
-        back, settle = _devices.move_back(host, spec, now)
+        act.index, (back, act.outside) = now.link["index"], _devices.move_back(host, spec, now)
+        act.leaves = lambda index, home: gone + back(index, home)
     elif now.link is not None:
-        back = lambda index, home: [nm.delete_link(index)]  # noqa: E731
-    if back is not None:
-        act.index, act.leaves = now.link["index"], lambda index, home: gone + back(index, home)
-    elif gone:
+        act.index = now.link["index"]
+        act.leaves = lambda index, home: gone + [nm.delete_link(index)]
+    if gone and act.leaves is None:
         act.name, act.leaves = None, lambda unused, home: gone
-    act.outside = settle
     _link_acts.add(host, plan, words, act, ahead=way.ahead, done=lambda: host.claims.drop(NOUN, spec.key))
 
 

@@ -205,9 +205,9 @@ def _rules(spec, now, wanted):
     after = [_rule_words(rule) for rule in current if rule not in others and rule not in old] + [_rule_words(rule) for rule in new]
     changes = []
     for rule in old + new:
-        forth, back = lambda unused, rule=rule: [nm.new_rule(**_arguments(rule))], lambda unused, rule=rule: [nm.delete_rule(**_arguments(rule))]
+        acts = [lambda unused, rule=rule, act=act: [act(**_arguments(rule))] for act in (nm.new_rule, nm.delete_rule)]
         changes.append(Change("%s rule %s of %s" % ("add" if rule in new else "remove", _rule_words(rule), spec.key), "rules", before, after,
-                              *((forth, back) if rule in new else (back, forth))))
+                              *(acts if rule in new else reversed(acts))))
     return changes
 
 

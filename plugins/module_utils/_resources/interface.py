@@ -76,8 +76,10 @@ def find(host, specs, gone=()):
 
 def _fill(spec):
     """What the firewall is told must be whole: what a task leaves out of it is as it was declared last."""
+    if spec.former is None or spec.network is None or spec.former.network != spec.network:
+        return
     for key in ("mac", "mtu", "addresses", "publish", "egress", "aliases", "gateway"):
-        if spec.former is not None and spec.former.network == spec.network is not None and getattr(spec, key) is None:
+        if getattr(spec, key) is None:
             setattr(spec, key, getattr(spec.former, key))
 
 
