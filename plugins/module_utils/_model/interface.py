@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 
 from . import addresses, values
@@ -114,7 +115,10 @@ class InterfaceSpec:
 
     def drop(self, recorded):
         """Note what was declared last: its options, or None."""
-        self.former = self.recorded(self.key, {key: recorded[key] for key in KEYS if key in recorded}) if recorded else None
+        if recorded == self.options:
+            self.former = copy.copy(self)
+        else:
+            self.former = self.recorded(self.key, {key: recorded[key] for key in KEYS if key in recorded}) if recorded else None
 
     def _contradictions(self, options, at, problems):
         own = OWN[self.type]

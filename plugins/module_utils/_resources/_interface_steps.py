@@ -46,7 +46,8 @@ def make(host, spec, space, plan, way, index, maker, changes, device):
         if device:
             back = _link_acts.Act(leaves=_devices.leave(origin), outside=_devices.settle(origin), **place)
     act = _link_acts.Act(
-        index=index, clean=back, begin=lambda: host.claims.complete(NOUN, spec.key, dict(claim, link=None)),
+        index=index, clean=back,  # a veth is known as ours by the name of its other end
+        begin=None if spec.type == "veth" else lambda: host.claims.complete(NOUN, spec.key, dict(claim, link=None)),
         goes=host_end(spec.key) if way.anew and host_end(spec.key) in _hostnet.links(host) else None,  # of the namespace that is no more
         outside=lambda netns: (maker(netns) if maker else []) + [message for change in outside for message in change.forth(None)],
         before=_all(first), inside=lambda index: [message for change in inner if change.forth for message in change.forth(index)],

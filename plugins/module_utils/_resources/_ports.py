@@ -48,9 +48,9 @@ def removal(host, spec, mac):
     bridge = _hostnet.links(host).get(spec.net.device) if spec.net is not None else None
     if bridge is None:
         return []
-    known, proxies = _neighbours(host, bridge)
-    return [nm.delete_neighbour(bridge["index"], address) for address, owner in sorted(known.items()) if owner == mac] + [
-        nm.delete_neighbour(bridge["index"], address, proxy=True) for address in _bare(spec) if address in proxies]
+    there = _neighbours(host, bridge)
+    return [nm.delete_neighbour(bridge["index"], address) for address in there.by_mac.get(mac, ())] + [
+        nm.delete_neighbour(bridge["index"], address, proxy=True) for address in _bare(spec) if address in there.proxies]
 
 
 def _change(words, key, before, after, forth, back):
@@ -78,8 +78,7 @@ def _entries(host, spec, end, outer, mac, moved):
         return []
     there = set()
     if end is not None and not moved:
-        there = {entry["mac"] for entry in host.cached("fdb", lambda: _hostnet.read(host, "fdb"))
-                 if entry["index"] == end["index"] and entry["static"] and entry["master"] is not None and not entry["local"]}
+        there = host.cached("fdb", lambda: _read_entries(host)).get(end["index"], there)
     found = []
     if mac not in there:
         found.append(_change("let %s send from %s" % (spec.key, mac), "fdb", sorted(there) or None, [mac], [nm.new_fdb(outer, mac)],
@@ -90,35 +89,64 @@ def _entries(host, spec, end, outer, mac, moved):
     return found
 
 
+def _read_entries(host):
+    """{index of a port: the MACs of its static entries}"""
+    found = {}
+    for entry in _hostnet.read(host, "fdb"):
+        if entry["static"] and entry["master"] is not None and not entry["local"]:
+            found.setdefault(entry["index"], set()).add(entry["mac"])
+    return found
+
+
 def _answers(host, spec, bridge, mac):
     """The bridge's neighbours: those that the host knows by, and in mode routed those that it answers for."""
     if bridge is None:
         return []
-    index, found = bridge["index"], []
-    known, proxies = _neighbours(host, bridge)
-    mine, former = _bare(spec) if spec.net.antispoof else [], _bare(spec.former) if spec.former is not None else []
+    index, found, there = bridge["index"], [], _neighbours(host, bridge)
+    now, former = _bare(spec), _bare(spec.former) if spec.former is not None else []
+    mine = now if spec.net.antispoof else []
     for address in mine:
-        if known.get(address) != mac:
-            back = nm.new_neighbour(index, address, known[address]) if address in known else nm.delete_neighbour(index, address)
-            found.append(_change("know %s by %s" % (spec.key, address), "neighbour", known.get(address), mac, [nm.new_neighbour(index, address, mac)], [back]))
-    for address, owner in sorted(known.items()):
-        if address not in mine and (owner == mac or address in former):
-            found.append(_change("do not know %s by %s" % (spec.key, address), "neighbour", owner, None, [nm.delete_neighbour(index, address)],
-                                 [nm.new_neighbour(index, address, owner)]))
-    wanted = [address for address in _bare(spec) if addresses.family(address) == 6] if spec.net.routed else []
-    for address in [each for each in wanted if each not in proxies] + [each for each in former if each in proxies and each not in wanted]:
-        forth, back = [nm.new_proxy(index, address)], [nm.delete_neighbour(index, address, proxy=True)]
-        if address in wanted:
-            found.append(_change("answer for %s of %s" % (address, spec.key), "answered", None, address, forth, back))
-        else:
-            found.append(_change("do not answer for %s of %s" % (address, spec.key), "answered", address, None, back, forth))
+        old = there.known.get(address)
+        if old != mac:
+            back = nm.new_neighbour(index, address, old) if old else nm.delete_neighbour(index, address)
+            found.append(_change("know %s by %s" % (spec.key, address), "neighbour", old, mac, [nm.new_neighbour(index, address, mac)], [back]))
+    for address in dict.fromkeys(former + there.by_mac.get(mac, [])):
+        if address not in mine and address in there.known:
+            old = there.known[address]
+            found.append(_change("do not know %s by %s" % (spec.key, address), "neighbour", old, None, [nm.delete_neighbour(index, address)],
+                                 [nm.new_neighbour(index, address, old)]))
+    wanted = [address for address in now if addresses.family(address) == 6] if spec.net.routed else []
+    for address in dict.fromkeys(wanted + former):
+        if (address in wanted) != (address in there.proxies):
+            forth, back = [nm.new_proxy(index, address)], [nm.delete_neighbour(index, address, proxy=True)]
+            if address in wanted:
+                found.append(_change("answer for %s of %s" % (address, spec.key), "answered", None, address, forth, back))
+            else:
+                found.append(_change("do not answer for %s of %s" % (address, spec.key), "answered", address, None, back, forth))
     return found
 
 
+class _Neighbours:
+    """Of a bridge: ``known`` {address: MAC} of the permanent ones, ``by_mac`` {MAC: [address]}, ``proxies``: what it answers for."""
+
+    def __init__(self):
+        self.known, self.by_mac, self.proxies = {}, {}, set()
+
+
 def _neighbours(host, bridge):
-    """({address: MAC} of the permanent neighbours of a bridge, the addresses that it answers for)."""
-    there = [each for each in host.cached("host's neighbours", lambda: _hostnet.read(host, "neighbours")) if each["index"] == bridge["index"]]
-    return {each["address"]: each["mac"] for each in there if not each["proxy"]}, {each["address"] for each in there if each["proxy"]}
+    return host.cached("host's neighbours", lambda: _read_neighbours(host)).get(bridge["index"]) or _Neighbours()
+
+
+def _read_neighbours(host):
+    found = {}
+    for each in _hostnet.read(host, "neighbours"):
+        there = found.setdefault(each["index"], _Neighbours())
+        if each["proxy"]:
+            there.proxies.add(each["address"])
+        else:
+            there.known[each["address"]] = each["mac"]
+            there.by_mac.setdefault(each["mac"], []).append(each["address"])
+    return found
 
 
 def _bare(spec):
