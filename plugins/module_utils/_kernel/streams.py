@@ -134,7 +134,7 @@ class Plain:
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
         for chunk in self._raw():
             while chunk or not (stream.eof or stream.needs_input):
-                if stream.eof:  # another stream may follow, and nothing else
+                if stream.eof:  # pylint: disable=using-constant-test  # another stream may follow, and nothing else
                     stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
                 try:
                     plain = stream.decompress(chunk, CHUNK)
