@@ -18,7 +18,7 @@ fail() {
 # Only below /run, which is a private host's own.
 play() {
     ansible-playbook --inventory localhost, --connection local --extra-vars bulkhead_program=/run/quickstart/bulkhead \
-        "bulkhead.isolation.$1" "${@:2}" >"$log" 2>&1
+        --extra-vars "ansible_python_interpreter=$ANSIBLE_TEST_PYTHON_INTERPRETER" "bulkhead.isolation.$1" "${@:2}" >"$log" 2>&1
 }
 
 # What the demo may change of the host's network, but counters and handles.
@@ -54,6 +54,6 @@ grep -Eq '^localhost .* changed=0 ' "$log" || fail "a second run changes somethi
 
 play teardown || fail "teardown fails"
 [ "$(network)" = "$before" ] || fail "it leaves something: $(diff <(echo "$before") <(network))"
-[ ! -e /run/bulkhead ] && [ -z "$(ls /etc/bulkhead)" ] || fail "it leaves files"
+if [ -e /run/bulkhead ] || [ -n "$(ls /etc/bulkhead)" ]; then fail "it leaves files"; fi
 play teardown || fail "a second teardown fails"
 grep -Eq '^localhost .* changed=0 ' "$log" || fail "a second teardown changes something"
