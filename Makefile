@@ -4,6 +4,7 @@
 #
 # make demo         two real services in two real sandboxes on this host, and a table read from the kernel
 # make demo-clean   remove them; the root file system stays in its cache
+#                   ARGS="-e bulkhead_port=8081": more arguments of ansible-playbook for the demo
 # make test         all stages below that need no long time, with counts
 # make STAGE        one stage: sanity lint unit layers pyroute2 integration system fallbacks molecule hosts torture bench
 # make hosts        what needs a real host: on virtual machines with Debian 12 and 13 (make test: the core of it, on one)
@@ -28,7 +29,7 @@ PLAYBOOK := python scripts/tree.py && ansible-playbook --inventory localhost, --
 .PHONY: setup setup-demo demo demo-clean test torture bench $(STAGES)
 
 demo: setup-demo
-	@$(PLAYBOOK) bulkhead.isolation.quickstart
+	@$(PLAYBOOK) bulkhead.isolation.quickstart $(ARGS)
 
 demo-clean: setup-demo
 	@$(PLAYBOOK) bulkhead.isolation.teardown
