@@ -181,6 +181,15 @@ def test_what_a_network_says_of_itself(host):
     assert again.actions == act(host, "web", WEB) == []
 
 
+@pytest.mark.parametrize(("options", "warned"), [
+    ({"subnets": []}, True), ({"internal": True}, False), ({"dns": {"servers": ["192.0.2.1"]}}, False), ({}, False)])
+def test_a_host_whose_servers_are_its_own_is_told_of(host, monkeypatch, options, warned):
+    monkeypatch.setattr(_names, "upstream", lambda: ([], []))
+    plan = Plan()
+    _names.plan_network(host, "lab", options, plan)
+    assert bool(plan.warnings) == warned
+
+
 @pytest.mark.parametrize(("own", "behind", "expected"), [
     ("nameserver 192.0.2.1\nsearch a b\n", "", (["192.0.2.1"], ["a", "b"])),
     ("nameserver 127.0.0.53\nsearch a\n", "nameserver 192.0.2.7\nnameserver fe80::1%eth0\n", (["192.0.2.7"], ["a"])),

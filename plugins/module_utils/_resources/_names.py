@@ -248,7 +248,9 @@ def _forget(host):
 
 def plan_network(host, name, options, plan):
     """The files of a network's members where it is declared by these options from now on; of a network that goes, {}."""
-    host.cached("zones", dict)[name] = Zone(options)
+    zone = host.cached("zones", dict)[name] = Zone(options)
+    if options and not zone.internal and zone.servers is None and not host.cached("upstream", upstream)[0]:
+        plan.warn("Members of network %s can ask no name server: those of the host are its own alone. Set dns of the network." % name)
     stale = {namespace: _stale(host, namespace) for namespace in host.claims.names(NOUN)}
     if any(stale.values()):
         plan.differ("names", None, sorted(namespace for namespace, texts in stale.items() if texts))
