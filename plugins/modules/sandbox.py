@@ -15,8 +15,8 @@ description:
   - All sandboxes of a host are one task. Every input error is reported at once, each with its path, before the host is touched.
     A sandbox that fails is undone and reported while the others are made.
   - A declaration is the whole. A key that was declared and no longer is returns to the kernel's default, and lists are exact.
-  - Limits, hostname, sysctls, binds, tmpfs, addresses, routes, rates and published ports are changed in place while services run. What only a restart can carry is
-    announced in RV(restart_required).
+  - Limits, hostname, sysctls, binds, tmpfs, addresses, routes, rates and published ports are changed in place while services run.
+    What only a restart can carry is announced in RV(restart_required).
 extends_documentation_fragment:
   - bulkhead.isolation.attributes
   - bulkhead.isolation.attributes.change

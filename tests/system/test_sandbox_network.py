@@ -238,9 +238,10 @@ def test_one_that_fails_leaves_neither_link_nor_rule_nor_name(lab, declare):
 
 
 @pytest.mark.parametrize("damage", [
-    "rm /etc/netns/web/hosts", "echo 10.0.0.1 bank >> /etc/netns/web/hosts", "rm -r /run/bulkhead/made/names /run/bulkhead/made/interface", "ip -n web link delete eth0",
-    "ip -n web address flush dev eth0 scope global", "nft delete table inet bulkhead", "ip -n web route delete default", "umount -l /run/netns/web",
-    "nsenter --mount=/run/bulkhead/mntns/web --pid=/run/bulkhead/ns/web/pid umount -l /etc/hosts", "ip link set dev $(ls /sys/class/net | grep -v -e ^lo -e ^bh-) nomaster",
+    "rm /etc/netns/web/hosts", "echo 10.0.0.1 bank >> /etc/netns/web/hosts", "rm -r /run/bulkhead/made/names /run/bulkhead/made/interface",
+    "ip -n web link delete eth0", "ip -n web address flush dev eth0 scope global", "ip -n web route delete default", "umount -l /run/netns/web",
+    "ip link set dev $(ls /sys/class/net | grep -v -e ^lo -e ^bh-) nomaster", "nft delete table inet bulkhead",
+    "nsenter --mount=/run/bulkhead/mntns/web --pid=/run/bulkhead/ns/web/pid umount -l /etc/hosts",
 ])
 def test_damage_from_outside_is_mended(converge, lab, declare, damage):
     options = declare("web", on_mismatch="recreate")
@@ -309,7 +310,8 @@ def test_fifty_are_one_task(converge, lab, declare):
 
 def test_what_is_wrong_is_refused_before_anything_is_touched(refuse, lab, declare):
     for network, why in (
-            ({"name": "lab", "addresses": ["10.99.0.5/24"]}, "10.99.0.5"), ("nowhere", "nowhere"), ({"name": "lab", "addresses": ["10.42.0.1/24"]}, "10.42.0.1"),
+            ({"name": "lab", "addresses": ["10.99.0.5/24"]}, "10.99.0.5"), ("nowhere", "nowhere"),
+            ({"name": "lab", "addresses": ["10.42.0.1/24"]}, "10.42.0.1"),
             ({"name": "lab", "publish": ["8080:80", "8080:81"]}, "network.publish[1]")):
         assert why in refuse("sandbox", **declare("web", network=network))
         assert links() == ["bh-lab", "lo"] and not os.path.exists("/etc/netns/web") and not os.path.exists("/run/netns/web")

@@ -69,7 +69,7 @@ def _read(directory, name):
         os.close(fd)
     # One without content is what a power cut may leave of ours, and is a loss to nobody.
     return File(text, text.startswith(MARK) or not text.strip("\0\n "),
-                 (stat.S_IMODE(found.st_mode), found.st_uid) == (MODE, os.geteuid()))
+                (stat.S_IMODE(found.st_mode), found.st_uid) == (MODE, os.geteuid()))
 
 
 def found(host, namespace):
