@@ -74,6 +74,7 @@ options:
       - The names of other networks whose members may be reached from this one. Their answers come back, but connections
         are opened one way only.
       - A network that is named here and made later is reached from then on.
+      - Members of an O(internal) network have no way back but to their gateway, so they see that instead of who reaches them.
     type: list
     elements: str
   host_services:

@@ -402,6 +402,26 @@ def test_reaches_is_one_way_and_does_not_mind_the_order(converge):
     assert '{"concat": ["bh-lab", "elsewhere"]}' in elements("pairs")
 
 
+@pytest.mark.parametrize("internal", [False, True])
+def test_who_is_reached_answers(converge, internal):
+    """Members of an internal network have no route but that to their gateway, and see it instead."""
+    converge("network", reaches=["data"], **LAB)
+    converge("network", internal=internal, **DATA)
+    member()
+    assert "error" not in drive.converge("namespace", {"name": "cache", "types": ["net"]})
+    converge("interface", **spaces.declare(spaces.eth0(namespace="cache", network="data")))
+    web, cache = (next(each for each in spaces.addresses(space=name) if "." in each).split("/")[0] for name in ("web", "cache"))
+    server, other = Server("cache", 80), Server("web", 80)
+    try:
+        assert ask("web", ("tcp", cache, 80), ("udp", cache, 80)) == ["cache " + ("10.43.0.1" if internal else web)] * 2
+        assert not any(answer and answer.startswith("web") for answer in ask("cache", ("tcp", web, 80), ("udp", web, 80)))
+        converge("network", name="data", internal=not internal)
+        assert bool(elements("inward")) == (not internal)
+    finally:
+        server.end()
+        other.end()
+
+
 def test_the_table_goes_with_the_last_network(converge):
     converge("network", **LAB)
     converge("network", **DATA)

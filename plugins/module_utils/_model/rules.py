@@ -21,16 +21,17 @@ PROTOCOLS = {"tcp": 6, "udp": 17}  # as numbers, so that nft asks for no /etc/pr
 
 class Net:
     """A network: ``reaches`` and ``uplink`` are names of devices (of the bridges of the networks whose members its members may
-    open connections to; of the one way out, None for any); ``host_services`` [(protocol, first port, last port)].
+    open connections to; of the one way out, None for any); ``inward`` are those of ``reaches`` that are internal: their members have
+    no way back, and so see the gateway instead. ``host_services`` [(protocol, first port, last port)].
     """
 
     def __init__(self, name, bridge, subnets, masquerade=True, internal=False, uplink=None, reaches=(), inter_sandbox=True, antispoof=True,
-                 host_services=()):
+                 host_services=(), inward=()):
         self.owner = self.name = name
         self.bridge, self.subnets, self.uplink, self.reaches = bridge, subnets, uplink, reaches
         self.masquerade, self.internal = masquerade, internal
         self.inter_sandbox, self.antispoof = inter_sandbox, antispoof
-        self.host_services = host_services
+        self.host_services, self.inward = host_services, inward
 
     def elements(self):
         """{set: {value: data}}"""
@@ -42,6 +43,7 @@ class Net:
         if self.inter_sandbox:
             pairs.append(me + me)
         _put(found, "pairs", pairs)
+        _put(found, "inward", [me + (other,) for other in self.inward])
         if not self.internal:
             _put(found, "outward", [me] if self.uplink is None else ())
             _put(found, "uplinks", [me + (self.uplink,)] if self.uplink is not None else ())

@@ -22,6 +22,7 @@ _SETS = {
     "outward": ["ifname"],  # may leave by any device
     "uplinks": ["ifname", "ifname"],  # may leave by this device
     "masquerade": ["ifname"],  # leave with the host's address
+    "inward": ["ifname", "ifname"],  # open connections into an internal network, whose members know no way back but to their gateway
     "opened": ["nf_proto", "ifname"],  # forward that family only because we have turned that on
     "closed": ["nf_proto"],  # of this family the whole host forwards only because we have turned that on
 }
@@ -164,6 +165,7 @@ _CHAINS = {
         [_is((_OUT, _field("ip", "saddr")), "@hairpin4"), _PUBLISHED, _MASQUERADE],
         [_is((_OUT, _field("ip6", "saddr")), "@hairpin6"), _PUBLISHED, _MASQUERADE],
         [_is(_IN, "@masquerade"), _TO_OTHERS, _MASQUERADE],
+        [_is((_IN, _OUT), "@inward"), _MASQUERADE],
     ],
 }
 _ORDER = sorted(_CHAINS, key=lambda name: (name in _BASES, name == "egress"))  # what is jumped to is there before

@@ -62,9 +62,11 @@ def recorded(host):
 
 def _net(spec, known):
     """What the firewall is to know of a network. One that it reaches and that is still to come is told when it comes."""
+    reached = [known[name] for name in spec.reaches if name in known]
     return rules.Net(spec.name, spec.device, [subnet for subnet, gateway in spec.subnets], masquerade=spec.masquerade,
-                     internal=spec.internal, uplink=spec.uplink, reaches=[known[name].device for name in spec.reaches if name in known],
-                     inter_sandbox=spec.inter_sandbox, antispoof=spec.antispoof, host_services=spec.host_services)
+                     internal=spec.internal, uplink=spec.uplink, reaches=[other.device for other in reached],
+                     inter_sandbox=spec.inter_sandbox, antispoof=spec.antispoof, host_services=spec.host_services,
+                     inward=[other.device for other in reached if other.internal])
 
 
 def _opened(turned):
