@@ -63,6 +63,7 @@ DESCRIPTOR_FIRST = WRITES | frozenset(["fchmod", "fchown", "ftruncate", "falloca
                                        "fremovexattr", "sendto", "sendmsg", "syncfs", "setns"])
 O_CREAT, O_TRUNC, O_TMPFILE, OPEN_TREE_CLONE = 0o100, 0o1000, 0o20000000, 1
 RTM_BASE, RTM_END = 16, 128
+NFT_GET = frozenset(10 << 8 | number for number in (1, 4, 7, 10, 13, 16, 19, 23))  # NFT_MSG_GET… of linux/netfilter/nf_tables.h
 
 
 class Unclassified(Exception):
@@ -131,8 +132,12 @@ def classify(pid, number, args, foreign):
             shown = shown.split(":")[0]
         if name == "sendto" and shown == "socket":
             size, number = struct.unpack("IH", memory(pid, args[1], 6).ljust(6, b"\0"))
-            if RTM_BASE <= number < RTM_END and 16 <= size <= args[2]:  # rtnetlink(7): of each four, the third asks only
+            if not 16 <= size <= args[2]:
+                return name, shown
+            if RTM_BASE <= number < RTM_END:  # rtnetlink(7): of each four, the third asks only
                 return None if number % 4 == 2 else (name, "rtnetlink %d" % number)
+            if number in NFT_GET:
+                return None
         return name, shown
     shown = string(pid, args[path]) if path is not None else ""
     return None if shown == "/dev/null" else (name, shown)

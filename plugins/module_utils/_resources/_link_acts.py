@@ -136,6 +136,8 @@ def _chunk(host, net, acts):
             if act.enters and isinstance(spaces[act.pin], OSError):
                 act.failed(spaces[act.pin], first=True)
         for pin, space in spaces.items():
+            if isinstance(space, OSError):
+                continue
             leaving = [act for act in acts if act.leaves and act.pin == pin and act.error is None]
             _number(space, leaving)
             _send(space, [(act, act.leaves(act.index, net.fd)) for act in leaving if act.error is None])

@@ -65,7 +65,9 @@ def _interfaces_before(host, name):
 
 
 def _has_interfaces(host, name):
-    """Was any declared, or made by hand with the module `interface`?"""
+    """Was any declared, made by hand with the module `interface`, or left in the rules by a run that was killed?"""
+    if host.records.names("network") or host.claims.names("network"):
+        return bool(_interface().keys(host, name))
     made = host.cached("namespaces with interfaces", lambda: {key.partition("/")[0] for key in host.claims.names("interface")})
     return name in made or bool(_interfaces_before(host, name))
 
