@@ -29,6 +29,7 @@ def modules(lower):
         "namespace": {"name": "call", "types": TYPES, "hostname": "call"},
         "overlay": {"path": "/run/bulkhead/mnt/call", "lower": [lower], "upper": "/var/lib/bulkhead/uppers/call/upper",
                     "work": "/var/lib/bulkhead/uppers/call/work"},
+        "image": {"name": "call", "directory": lower},
         "chroot_service": {"name": "call", "root": lower, "command": ["/bin/sleep", "infinity"], "seccomp": "default"},
         "sandbox": {"sandboxes": [{"name": "box", "namespaces": {"types": TYPES, "hostname": "box"}, "cgroup": LIMITS,
                                    "overlay": {"lower": [lower]}, "services": [{"name": "sleep", "command": ["/bin/sleep", "infinity"]}]}]},

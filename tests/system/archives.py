@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -101,9 +100,9 @@ class Layout:
         self.blobs = []
         self.config = {"os": "linux", "architecture": ARCHITECTURE, "config": config or {},
                        "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}}
-        suffix = {None: "", gzip.compress: "+gzip"}.get(compress, "+zstd")
-        self.manifest = {"schemaVersion": 2, "mediaType": MANIFEST,
-                         "layers": [self.blob(compress(layer) if compress else layer, LAYER + suffix) for layer in layers]}
+        packed = [compress(layer) if compress else layer for layer in layers]
+        self.manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": [
+            self.blob(layer, LAYER + {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}.get(layer[:2], "")) for layer in packed]}
         self.entry = {"annotations": {"org.opencontainers.image.ref.name": "latest"}}
         self.index = {"schemaVersion": 2, "manifests": []}
         self.layout = {"imageLayoutVersion": "1.0.0"}
