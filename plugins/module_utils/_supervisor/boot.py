@@ -24,11 +24,12 @@ _MARK = systemctl.MADE
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLAIN = re.compile("[A-Za-z0-9/._+@:-]+")  # what needs no quoting in any of the three
 
+# After those that, when they start, turn forwarding on for the whole host or set its rules.
 UNIT_TEXT = _MARK + """
 [Unit]
 Description=Bulkhead: the sandboxes of this host are made again
 Wants=bulkhead.service
-After=bulkhead.service remote-fs.target
+After=bulkhead.service remote-fs.target docker.service firewalld.service
 Before=multi-user.target
 RequiresMountsFor=/etc/bulkhead /var/lib/bulkhead /var/log/bulkhead
 
