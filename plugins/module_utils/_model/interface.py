@@ -172,7 +172,7 @@ class InterfaceList(list):
 def parse(options, path, problems):
     """The whole list: a Spec for each entry of `interfaces:`."""
     rules = {key: options[key] for key in ("on_mismatch", "force") if options.get(key) is not None}
-    defaults = values.mapping(options.get("defaults"), "defaults", problems, known=("namespace",) + KEYS)
+    defaults = values.mapping(options.get("defaults"), "defaults", problems, known=("namespace", "name") + KEYS)
     specs = InterfaceList()
     specs.purge = bool(options.get("purge"))
     for index, entry in enumerate(values.items(options.get("interfaces"), "interfaces", problems)):

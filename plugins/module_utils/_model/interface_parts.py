@@ -220,7 +220,7 @@ def _published(value, path, problems):
             return None
         value = {"host_address": address or None, "host_port": host_port or port, "port": port, "protocol": protocol or None}
     found = _entry(value, path, problems, {
-        "host_address": lambda *args: addresses.address(*args, loopback=True), "host_port": addresses.ports, "port": addresses.ports,
+        "host_address": _host_address, "host_port": addresses.ports, "port": addresses.ports,
         "protocol": lambda *args: values.choice(*args, PROTOCOLS)})
     if found is None:
         return None
@@ -239,6 +239,11 @@ def _published(value, path, problems):
             addresses.show_ports(found["host_port"]), addresses.show_ports(found["port"])))
         return None
     return found
+
+
+def _host_address(value, path, problems):
+    """One of the host's, or all of a family."""
+    return value if value in ("0.0.0.0", "::") else addresses.address(value, path, problems, loopback=True)
 
 
 def egress(value, path, problems):
