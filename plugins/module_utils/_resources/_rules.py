@@ -294,15 +294,10 @@ def _forget_flows(host, before, after):
              if before.get((family, address, protocol, port)) != target}
     if not gone and not fresh:
         return
-    local = {each["address"].partition("/")[0] for each in _hostnet.addresses(host)} if fresh else ()
-
-    def changed(flow):
-        address, port = flow.target
-        return (port, flow.answers) in gone or flow.answers == flow.target and (
-            (address, port) in fresh or ("", port) in fresh and (address in local or address.startswith("127.")))
-
     try:
-        conntrack.forget(changed)
+        local = {each["address"].partition("/")[0] for each in _hostnet.addresses(host)} if fresh else ()
+        conntrack.forget(lambda flow: (flow.target[1], flow.answers) in gone or flow.answers == flow.target and (
+            flow.target in fresh or ("", flow.target[1]) in fresh and (flow.target[0] in local or flow.target[0].startswith("127."))))
     except OSError as exc:
         host.warn("Cannot end the flows of UDP to ports that were published or taken back: %s. They go on until their clients pause." % reason(exc))
 
