@@ -19,6 +19,8 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 import remote  # noqa: E402
 
+JAIL = "/srv/jail"
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "core: also part of `make test`, on one host")
@@ -50,6 +52,14 @@ def host(machine):  # pylint: disable=redefined-outer-name
     if not machine.machine.is_running():
         machine.reset()
     return machine
+
+
+@pytest.fixture
+def jail(machine):  # pylint: disable=redefined-outer-name
+    """The path of a root directory there, into which /usr is to be bound (tests/system/jail.py)."""
+    machine.python("import jail; jail.make(%r)" % JAIL)
+    yield JAIL
+    machine.attempt(["rm", "-rf", JAIL])  # it may be off
 
 
 @pytest.fixture

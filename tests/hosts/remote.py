@@ -55,8 +55,12 @@ class Host:
 
     def converge(self, noun, check=False, patience=300, **options):
         """What the module would answer: changed, actions, diff, …; `error` when it is refused (tests/system/drive.py)."""
-        words = ["python3", TREE + "/tests/system/drive.py", noun, json.dumps(options)] + ["check"] * check
-        return json.loads(self.run(words, patience=patience))
+        return self.converges(noun, [check], patience, **options)[0]
+
+    def converges(self, noun, checks, patience=300, **options):
+        """The answers to the same in check mode or not, one after the other: each Python that is started here costs seconds."""
+        words = ["python3", TREE + "/tests/system/drive.py", noun, json.dumps(options)] + ["check" if check else "run" for check in checks]
+        return [json.loads(line) for line in self.run(words, patience=patience).splitlines()]
 
     def bring(self):
         """The tree of this checkout, as it is now."""
@@ -104,3 +108,11 @@ class Host:
 
     def destroy(self):
         self.machine.destroy()
+
+
+def until(condition, patience=120):
+    """Wait for what the host brings about by itself."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.5)

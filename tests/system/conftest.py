@@ -19,10 +19,6 @@ import leftovers  # noqa: E402
 from record import pytest_configure, pytest_runtest_makereport  # noqa: E402, F401  pylint: disable=unused-import
 
 
-if not os.path.isdir("/run/systemd/system"):
-    collect_ignore = ["test_cgroup_systemd.py"]
-
-
 def pytest_sessionstart(session):
     if not os.environ.get("BULKHEAD_ALONE"):
         pytest.exit("these tests change the host: run them as `tests/alone pytest tests/system`", returncode=4)

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run the engine as a module does, without Ansible: in this process, or as `python3 drive.py NOUN OPTIONS [check]`."""
+"""Run the engine as a module does, without Ansible: in this process, or as `python3 drive.py NOUN OPTIONS [check|run …]`,
+which prints the answer to each, a line of JSON."""
 
 from __future__ import annotations
 
@@ -135,4 +136,6 @@ def at_once(tasks, patience=120.0):
 
 
 if __name__ == "__main__":
-    json.dump(converge(sys.argv[1], json.loads(sys.argv[2]), "check" in sys.argv[3:]), sys.stdout, default=str)
+    resource(sys.argv[1])  # once for all of them
+    for word in sys.argv[3:] or ["run"]:
+        print(json.dumps(isolated(lambda check=word == "check": converge(sys.argv[1], json.loads(sys.argv[2]), check), 600), default=str))
