@@ -92,6 +92,12 @@ options:
       - With a source named, a damaged layer is made again, and without one that is an error.
     type: bool
     default: false
+  export:
+    description:
+      - Where to write the image as an OCI image layout, a directory that other tools and other hosts can read. Its parent is there.
+      - What was exported there before is replaced when the image has changed. Anything else is refused.
+      - The same image is always the same bytes. Layers are not compressed.
+    type: path
   prune:
     description:
       - Whether to remove all layers that are of no image and in no mount and no recorded declaration.
@@ -152,6 +158,11 @@ EXAMPLES = r"""
   bulkhead.isolation.image:
     name: tools
     verify: true
+
+- name: Give it to other tools, as in umoci unpack --image /srv/out/tools:tools
+  bulkhead.isolation.image:
+    name: tools
+    export: /srv/out/tools
 
 - name: Remove it
   bulkhead.isolation.image:
@@ -243,6 +254,7 @@ def main():
         allow_devices=dict(type="bool", default=False),
         limits=dict(type="dict"),
         verify=dict(type="bool", default=False),
+        export=dict(type="path"),
         prune=dict(type="bool", default=False),
         state=dict(type="str", choices=["present", "absent"], default="present"),
     ))

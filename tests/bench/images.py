@@ -44,10 +44,11 @@ def layers():
     for dummy in range(LAYERS):
         packed, size = io.BytesIO(), 0
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            while size < SIZE:
-                path = next(every)
+            for path in every:
                 archive.add(path, recursive=False)
                 size += os.path.getsize(path)
+                if size >= SIZE:
+                    break
         yield packed.getvalue()
 
 

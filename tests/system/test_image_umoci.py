@@ -79,7 +79,8 @@ def place(leaves_nothing):
     os.makedirs(BASE)
     yield
     drive.converge("overlay", dict(path=BASE + "/mnt", state="absent"))
-    drive.converge("image", dict(name="umoci", state="absent"))
+    for name in ("umoci", "back"):
+        drive.converge("image", dict(name=name, state="absent"))
     shutil.rmtree(BASE)
 
 
@@ -119,3 +120,44 @@ def test_the_same_tree(converge):
     assert image["config"] == {"user": "33:33", "env": {"LANG": "C.UTF-8"}, "workdir": "/srv", "entrypoint": ["/bin/sh"], "command": ["-c"],
                                "ports": ["80/tcp"], "labels": {"made": "here"}}
     assert not converge("image", name="umoci", oci=LAYOUT, allow_setuid=True, allow_devices=True, verify=True)["changed"]
+
+
+def test_exported(converge, full_cycle, refuse):
+    """What we export is what umoci unpacks and skopeo copies, and imported again it is the same image, digest for digest."""
+    make()
+    allow = dict(allow_setuid=True, allow_devices=True)
+    converge("image", name="umoci", oci=LAYOUT, **allow)
+    out = BASE + "/out"
+    predicted = converge("image", name="umoci", export=out, check=True)
+    assert predicted["actions"] == ["export image umoci to " + out] == converge("image", name="umoci", export=out)["actions"]
+    assert not converge("image", name="umoci", export=out)["changed"]
+    umoci("unpack", "--image", out + ":umoci", BASE + "/again")
+    theirs, back = entries(BASE + "/bundle/rootfs"), entries(BASE + "/again/rootfs")
+    assert {name: (theirs.get(name), back.get(name)) for name in set(theirs) | set(back) if theirs.get(name) != back.get(name)} == {}
+    converge("image", name="back", oci=out, **allow)
+    first, second = (drive.info("image", name=name)["images"][0] for name in ("umoci", "back"))
+    assert first["digest"] == second["digest"] and first["lower"] == second["lower"]
+    with open(out + "/index.json", "rb") as stream:
+        index = stream.read()
+    shutil.rmtree(out)
+    converge("image", name="back", export=out)
+    with open(out + "/index.json", "rb") as stream:  # the same but for its name
+        assert stream.read().replace(b'"back"', b'"umoci"') == index
+    assert converge("image", name="umoci", config={"user": "1"}, export=out)["actions"] == ["set config of image umoci", "export image umoci to " + out]
+    os.rename(out, BASE + "/.out.bulkhead-new")  # what a killed run leaves
+    converge("image", name="umoci", export=out)
+    assert sorted(os.listdir(BASE)) == ["again", "bundle", "layout", "out"]
+    write(out + "/mine", "x")
+    assert "something else is there" in refuse("image", name="umoci", export=out)
+    assert "no directory" in refuse("image", name="umoci", export=BASE + "/none/out")
+
+
+def test_skopeo_reads_it(converge):
+    make()
+    converge("image", name="umoci", oci=LAYOUT, allow_setuid=True, allow_devices=True, export=BASE + "/out")
+    converge("image", name="umoci", export=BASE + "/out")
+    for target in ("dir:" + BASE + "/copied", "docker-archive:" + BASE + "/copied.tar:it:latest"):
+        subprocess.run(["skopeo", "copy", "--insecure-policy", "oci:%s/out:umoci" % BASE, target], check=True, capture_output=True)
+    converge("image", name="back", docker=BASE + "/copied.tar", allow_setuid=True, allow_devices=True)
+    first, second = (drive.info("image", name=name)["images"][0] for name in ("umoci", "back"))
+    assert first["lower"] == second["lower"] and first["config"] == second["config"]

@@ -78,3 +78,11 @@ Damaged("image-mend", image(oci=BASE + "/layout", verify=True), before=[OCI])
 Image("image-config", image(oci=BASE + "/layout", config=dict(command=["/bin/true"])), before=[OCI])
 Image("image-absent", image(state="absent"), before=[OCI], layers=None)
 Image("image-prune", ("image", dict(prune=True)), before=[OCI, TAR], layers=[["other"]])
+
+
+class Export(Image):
+    def declared(self):
+        return super().declared() + ([] if sorted(os.listdir(BASE + "/out")) == ["blobs", "index.json", "oci-layout"] else ["it is not whole"])
+
+
+Export("image-export", image(export=BASE + "/out"), before=[OCI])

@@ -11,7 +11,7 @@ from . import oci, values
 
 STATES = ("present", "absent")
 SOURCES = ("oci", "docker", "tar", "directory")
-KEYS = ("name",) + SOURCES + ("reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "prune", "state")
+KEYS = ("name",) + SOURCES + ("reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
 CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
 # bytes where nothing else is said; the ratio is of what comes out of a decompressor to what goes in
 LIMITS = {"entries": 1000000, "size": 64 << 30, "file_size": 32 << 30, "ratio": 250}
@@ -40,6 +40,7 @@ class ImageSpec:
         spec.reference = each("reference", values.text, 300)
         spec.platform = each("platform", _platform) or oci.own_platform()
         spec.digest = each("digest", _digest)
+        spec.export = each("export", values.absolute)
         spec.config = each("config", _config) or {}
         spec.limits = dict(LIMITS, **(each("limits", _limits) or {}))
         spec._check(options, prefix, problems)
@@ -57,6 +58,8 @@ class ImageSpec:
             problems.add(prefix + named[1], "%s is named already: an image has one source" % named[0])
         if self.state == "absent" and named:
             problems.add(prefix + named[0], "an image that is to be absent needs no source")
+        if options.get("export") is not None and (self.state == "absent" or options.get("name") is None):
+            problems.add(prefix + "export", "this goes with an image that is to be present")
         for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", SOURCES)):
             if options.get(key) is not None and self.source not in sources:
                 problems.add(prefix + key, "this goes with %s" % " or ".join(sources))

@@ -16,12 +16,14 @@ from .._kernel.tarstream import ArchiveError
 
 MOST = 4 << 20  # bytes of one document
 _DEPTH = 4  # of indexes in indexes
-_INDEX = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_MANIFEST = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
-_CONFIG = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
-_OCI_LAYER, _DOCKER_LAYER = "application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar"
-_LAYERS = tuple(_OCI_LAYER + end for end in ("", "+gzip", "+zstd")) + tuple(_DOCKER_LAYER + end for end in ("", ".gzip", ".zstd"))
-_NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+INDEX, MANIFEST, CONFIG, LAYER = ("application/vnd.oci.image." + end for end in ("index.v1+json", "manifest.v1+json", "config.v1+json", "layer.v1.tar"))
+NAME = "org.opencontainers.image.ref.name"
+_INDEX = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+_MANIFEST = (MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+_CONFIG = (CONFIG, "application/vnd.docker.container.image.v1+json")
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+_LAYERS = tuple(LAYER + end for end in ("", "+gzip", "+zstd")) + tuple(_DOCKER_LAYER + end for end in ("", ".gzip", ".zstd"))
+_NAMES = (NAME, "io.containerd.image.name")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
 
 
@@ -232,3 +234,18 @@ def _health(value, what, texts):
     if value.get("Retries"):
         found["retries"] = _kind(value["Retries"], int, what + ": its Healthcheck")
     return found
+
+
+def config_document(service, platform, diff_ids):
+    """The inverse of config(): the document for what a service can take from an image."""
+    told = {"Entrypoint": service.get("entrypoint"), "Cmd": service.get("command"), "User": service.get("user"), "WorkingDir": service.get("workdir"),
+            "Env": ["%s=%s" % pair for pair in sorted(service.get("env", {}).items())], "StopSignal": service.get("stop_signal"),
+            "Labels": service.get("labels"), "ExposedPorts": {port: {} for port in service.get("ports", ())},
+            "Volumes": {path: {} for path in service.get("volumes", ())}}
+    health = service.get("health")
+    if health:
+        told["Healthcheck"] = {"Test": ["CMD"] + health["command"], "Retries": health.get("retries"), "Interval": health.get("interval", 0) * 1000,
+                               "Timeout": health.get("timeout", 0) * 1000, "StartPeriod": health.get("start_period", 0) * 1000}
+        told["Healthcheck"] = {key: value for key, value in told["Healthcheck"].items() if value}
+    return dict(zip(("os", "architecture", "variant"), platform), config={key: value for key, value in told.items() if value},
+                rootfs={"type": "layers", "diff_ids": diff_ids})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
 from .._model.image import ImageSpec
-from . import _import, _store
+from . import _export, _import, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -55,6 +55,9 @@ def _plan_present(host, spec, plan):
         plan.differ("config", known["config"], changed["config"])
         plan.add("set config of image %s" % spec.name, lambda: _store.write_image(host, spec.name, changed),
                  lambda: _store.write_image(host, spec.name, known))
+        own = None
+    if spec.export:
+        _export.plan(host, spec, plan, imported=own is None)
 
 
 def _damaged(host, spec, known):
