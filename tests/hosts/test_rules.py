@@ -78,7 +78,7 @@ try:
     nft("delete table inet bulkhead_marks")
     assert twice(net_mark=16) == ["set net_mark of " + NAME]
     assert twice(state="absent") == ["remove cgroup " + NAME, "remove net_mark of " + NAME]
-    assert "bulkhead" not in nft("list tables")
+    assert "bulkhead_marks" not in nft("list tables")
 finally:
     nft("delete table inet watch")
 """
