@@ -92,8 +92,10 @@ options:
 notes:
   - Members of a network find each other by the names of their namespaces, in C(/etc/netns/NAME/hosts). C(ip netns exec) and
     sandboxes show it as C(/etc/hosts).
-  - A device that was moved in and that is no card, such as another C(veth), is destroyed by the kernel when its namespace ends.
-    Remove its interface before the namespace.
+  - A namespace is not removed by M(bulkhead.isolation.namespace) as long as a device of the host is in it.
+  - Where the host has C(net.bridge.bridge-nf-call-iptables) set, as Docker sets it, members that are kept from each other
+    (C(inter_sandbox=false) or C(mode=routed) of the network) do not reach ports that are published by one of them. They reach it by its own address
+    where the network lets them.
 seealso:
   - module: bulkhead.isolation.interface_info
   - module: bulkhead.isolation.network

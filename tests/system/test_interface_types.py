@@ -174,6 +174,16 @@ def test_a_device_is_moved_in_and_back_as_it_was(space, wire, full_cycle, conver
     assert card() == before and links("web") == ["lo"]
 
 
+def test_a_namespace_with_a_device_of_the_host_is_not_removed(space, wire, refuse, converge):
+    converge("interface", **one("device", **DEVICE))
+    for options in (dict(state="absent"), dict(state="absent", types=["net"], kill=True)):
+        assert refuse("namespace", name="web", **options) == (
+            "Cannot remove net of namespaces web: the device card of the host is in it, as web/eth0. Remove that interface first, which moves it back.")
+    assert addresses() == ["192.0.2.7/24"]
+    converge("interface", **absent("web/eth0"))
+    assert card() and not converge("namespace", check=True, name="web", types=["net"])["changed"]
+
+
 def test_a_device_that_is_an_end_itself_leaves_its_other_end_alone(space, converge, full_cycle):
     command("ip", "link", "add", "card", "type", "veth", "peer", "name", "wire")
     try:

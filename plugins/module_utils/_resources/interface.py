@@ -155,8 +155,10 @@ def plan_for(host, name, specs, plan, anew):
     declared = {spec.key for spec in specs}
     for key in keys(host, name):
         if key not in declared:
-            part = Plan()
-            (_interface_plan.forget if anew else _interface_plan.absent)(host, _absent(host, key), part)
+            spec, part = _absent(host, key), Plan()
+            # With its namespace all goes but a device of the host, which has to be back before that.
+            goes = anew and _links.found(host, spec).origin is None
+            (_interface_plan.forget if goes else _interface_plan.absent)(host, spec, part)
             plan.take(part, key.partition("/")[2])
     if anew:
         _links.space(host, name).empty()

@@ -129,6 +129,7 @@ def _present(host, spec, plan, now):
         raise BulkheadError("Cannot change namespaces %s: its %s was made by somebody else. Set force: true to change it all the same, "
                             "or use another name." % (spec.name, ", ".join(foreign)), foreign=foreign)
     _foresee(host, spec, make, plan)
+    _refuse_devices(host, spec)
     if not spec.kill:
         _members.refuse(host, now, spec.renewed, "make anew" if make else "remove")
     if make or extra:
@@ -306,11 +307,23 @@ def _absent(host, spec, plan, now):
     if foreign and not spec.force:
         raise BulkheadError("Cannot remove namespaces %s: its %s was made by somebody else. Set force: true to remove it all the same."
                             % (spec.name, ", ".join(foreign)), foreign=foreign)
+    _refuse_devices(host, spec)
     if not spec.kill:
         _members.refuse(host, now, spec.renewed, "remove")
     plan.differ("types", [kind for kind in TYPES if now.pins[kind].state != "absent"],
                 [kind for kind in TYPES if now.pins[kind].state != "absent" and kind not in kinds])
     plan.add("remove %s of namespaces %s" % (", ".join(kinds), spec.name), lambda: _remove(host, spec, now, kinds))
+
+
+def _refuse_devices(host, spec):
+    """A device of the host that was moved in would be lost, or come back under a name that nobody knows. (The composite moves it back.)"""
+    if spec.exact or "net" not in spec.renewed:
+        return
+    for key in host.claims.names("interface"):
+        origin = ((host.claims.read("interface", key) or {}).get("identity") or {}).get("origin")
+        if origin and key.partition("/")[0] == spec.name:
+            raise BulkheadError("Cannot remove net of namespaces %s: the device %s of the host is in it, as %s. Remove that interface first, which "
+                                "moves it back." % (spec.name, origin["name"], key), device=origin["name"])
 
 
 def _remove(host, spec, now, kinds):
