@@ -11,6 +11,7 @@ import os
 import subprocess
 
 import drive
+import leftovers
 import pytest
 import spaces
 from wires import Server, ask
@@ -501,6 +502,37 @@ def test_members_go_out_and_answers_come_back(converge):
         assert not any(answer and answer.startswith("outside") for answer in ask("web", ("tcp", "203.0.113.2", 80), ("udp", "203.0.113.2", 80)))
     finally:
         server.end()
+
+
+# -- many at once, and again and again
+
+def changed(answers):
+    failures = [answer["error"] for answer in answers if "error" in answer]
+    assert not failures, failures
+    return sum(answer["changed"] for answer in answers)
+
+
+def test_many_runs_at_once():
+    """One of them makes it, the others find it; and different ones do not get in each other's way, though they share table and forwarding."""
+    assert changed(drive.at_once([("network", LAB)] * 8)) == 1
+    assert changed(drive.at_once([("network", GONE)] * 8)) == 1
+    different = [dict(name="at-once-%d" % number, subnets=["10.%d.0.0/16" % (50 + number), "fd00:%d::/64" % number]) for number in range(8)]
+    assert changed(drive.at_once([("network", options) for options in different])) == 8
+    assert changed(drive.at_once([("network", options) for options in different])) == 0
+    assert changed(drive.at_once([("network", dict(name=options["name"], state="absent")) for options in different])) == 8
+    assert sysctl("ipv6/conf/all/forwarding") == "0" and "bulkhead" not in spaces.command("nft", "list", "tables")
+
+
+def test_made_and_removed_again_and_again(converge):
+    """Nothing is there more than before; the first cycle may leave what stays for good."""
+    for cycles in (1, 40):
+        for unused in range(cycles):
+            assert converge("network", host_services=[{"protocol": "udp", "port": 53}], **LAB)["changed"]
+            assert converge("network", **GONE)["changed"]
+        if cycles == 1:
+            before = leftovers.Snapshot()
+            descriptors = len(os.listdir("/proc/self/fd"))
+    assert not before.settled() and len(os.listdir("/proc/self/fd")) == descriptors
 
 
 # -- restore and removal of all
