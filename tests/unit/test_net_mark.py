@@ -99,6 +99,16 @@ def test_by_cgroup_v1(tmp_path, monkeypatch, marks):
     assert open(file, encoding="ascii").read().strip() == "0" and marks.rules is None
 
 
+def test_what_killed_runs_leave_is_brought_to_its_end(tmp_path, monkeypatch, marks):
+    one = machine(tmp_path, monkeypatch, "unified", marks)
+    one.twice(name=NAME)
+    one.host().claims.begin("net_mark", NAME)  # about to set it
+    assert one.twice(name=NAME, net_mark=16) == ["set net_mark of " + NAME]
+    marks.rules = None  # the rule is gone, and its claim is not yet
+    assert one.twice(name=NAME, state="absent") == ["remove cgroup " + NAME, "remove net_mark of " + NAME]
+    assert one.host().claims.names("net_mark") == []
+
+
 def test_without_means_it_is_refused_before_anything_is_made(tmp_path, monkeypatch, marks):
     one = machine(tmp_path, monkeypatch, "v1", marks)
     assert "net_mark needs the v1 controller net_cls or cgroup v2 alone" in one.refuse(name=NAME, net_mark=16)

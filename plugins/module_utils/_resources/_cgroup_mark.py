@@ -46,8 +46,8 @@ def plan(host, trees, spec, plan):
     before = _rules(host).get(name, [])
     wanted = [(mark if classid else _path(trees, name), mark)] if mark else []
     number = int(read(classid, "0").strip() or 0) if classid else mark
-    if [(rule.match, rule.mark) for rule in before] == wanted and number == mark and (trees.exists(name) or not mark):
-        return
+    if mark and [(rule.match, rule.mark) for rule in before] == wanted and number == mark and trees.exists(name):
+        return  # without a mark the claim is left to be taken away
     step = "%s net_mark of %s" % ("set" if mark else "remove", name)
     plan.differ("net_mark", before[0].mark if before else 0, mark)
 
