@@ -21,6 +21,7 @@ import drive
 from module_utils._kernel import syscalls
 
 PATIENCE = 0.6  # seconds in which an answer of this machine is there, or will never be
+LONG = 20  # seconds after which what should come about has failed
 
 
 def ip(*lines):
@@ -30,7 +31,8 @@ def ip(*lines):
 
 
 def enter(place):
-    """Move this process into a place."""
+    """Move this process, a child of the test, into a place. It ends with the test."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if place is not None:
         fd = os.open("/run/netns/" + place, os.O_RDONLY)
         syscalls.setns(fd)
@@ -53,8 +55,11 @@ class Server:
             finally:
                 os._exit(1)
         os.close(told)
-        assert os.read(ready, 1), "no server in %s" % place
+        began = select.select([ready], [], [], LONG)[0] and os.read(ready, 1)
         os.close(ready)
+        if not began:
+            self.end()
+        assert began, "no server in %s" % place
 
     def _listen(self, address, port):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -139,7 +144,7 @@ class Call:
         if not self.pid:
             try:
                 enter(place)
-                with socket.create_connection((address, port), 5) as one:
+                with socket.create_connection((address, port), LONG) as one:
                     far.sendall(one.recv(200))
                     while True:
                         data = far.recv(200)
@@ -150,8 +155,12 @@ class Call:
             finally:
                 os._exit(0)
         far.close()
-        self.near.settimeout(6)
-        self.greeting = self.near.recv(200).decode()
+        self.near.settimeout(LONG)
+        try:
+            self.greeting = self.near.recv(200).decode()
+        except OSError:
+            self.end()
+            raise
 
     def echo(self, text):
         """What comes back; "" when the connection is broken."""
