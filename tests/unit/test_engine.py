@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import aside, engine, places
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.lock import Lock
-from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan, run_together
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan, run_plans, run_together
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError
 
 
@@ -176,6 +176,34 @@ def test_what_is_done_together_comes_in_the_order_of_the_plans_that_have_several
     refused.error = BulkheadError("no")
     run_together(host, [short, long, refused])
     assert done == [("rules", [2]), ("links", [1, 3])]
+
+
+def test_what_is_gathered_waits_for_all_plans_and_each_has_its_own_end(host):
+    done, broken = [], set()
+
+    def gather(host, things):
+        done.append(list(things))
+        broken.update({"b1"} & set(things))
+
+    def step(thing):
+        if thing in broken:
+            raise BulkheadError("Cannot start b1: it ended.")
+        done.append(thing)
+
+    plans = []
+    for name in "abc":
+        plan = Plan(name)
+        plan.add("make " + name, lambda name=name: done.append("make " + name), lambda name=name: done.append("unmake " + name))
+        for number in range(1 + (name != "c")):
+            thing = "%s%d" % (name, number + 1)
+            plan.add("start " + thing, lambda thing=thing: step(thing), gather=gather, thing=thing)
+        plans.append(plan)
+    plans[2].error = BulkheadError("refused")
+    ended = [(plan.key, error and error.message) for plan, error in run_plans(host, plans)]
+    assert done == ["make a", "make b", ["a1", "b1"], "a1", "unmake b", ["a2"], "a2"]
+    assert ended == [("b", "Cannot start b1: it ended. Undone: make b."), ("a", None)]
+    run_plan(plans[2])  # by itself, nothing is gathered
+    assert done[-2:] == ["make c", "c1"]
 
 
 def test_the_lock_is_held_alone_waits_and_names_its_holder(tmp_path):

@@ -18,14 +18,20 @@ class Runner:
     """Answers like systemctl, and keeps what it was asked."""
 
     def __init__(self):
-        self.calls, self.units, self.failure = [], {}, None
+        self.calls, self.units, self.failure, self.loaded, self.jobs = [], {}, None, None, []
 
     def __call__(self, argv, data, env):
+        if argv[1] == "list-units" and self.loaded is None:
+            return 1, "", "It has no answer."
         self.calls.append(argv)
         if self.failure:
             return 1, "", self.failure
         if argv[1] == "--version":
             return 0, "systemd 252 (252.39-1~deb12u2)\n+PAM +AUDIT\n", ""
+        if argv[1] == "list-units":
+            return 0, "".join("%s loaded %s waiting Some words\n" % item for item in self.loaded.items()), ""
+        if argv[2] == "list-jobs":
+            return 0, self.jobs.pop(0) if self.jobs else "No jobs running.\n", ""
         if argv[1] == "show":
             return 0, "\n".join("Id=%s\nActiveState=%s\nControlGroup=/%s\nExecStart={ path=/a ; argv[]=/a=b }\n" % (
                 unit, self.units.get(unit, "inactive"), unit) for unit in argv[argv.index("--") + 1:]), ""
@@ -105,7 +111,7 @@ def test_very_many_names_are_several_calls(host):
 
 
 def test_an_answer_for_other_units_is_an_error(host):
-    host._run = lambda argv, data, env: (0, "Id=a.slice\n", "")
+    host._run = lambda argv, data, env: (int(argv[1] == "list-units"), "Id=a.slice\n", "")
     with pytest.raises(BulkheadError, match="1 of 2 units"):
         systemctl.show(host, ["a.slice", "b.slice"])
 
@@ -140,12 +146,12 @@ def test_a_half_written_file_of_a_killed_run_goes(host):
 
 
 def test_acts_are_one_call_for_all_units(host):
-    systemctl.start(host, "a.service", "b.service")
+    systemctl.stop(host, "a.service", "b.service")
     systemctl.start(host, "a.service", no_block=True)
     systemctl.start(host)
     systemctl.set_properties(host, "a.slice", ["MemoryMax=1M", "CPUWeight=20"])
     assert [call[2:] for call in host.runner.calls] == [
-        ["start", "--", "a.service", "b.service"], ["start", "--no-block", "--", "a.service"],
+        ["stop", "--", "a.service", "b.service"], ["start", "--no-block", "--", "a.service"],
         ["set-property", "--runtime", "--", "a.slice", "MemoryMax=1M", "CPUWeight=20"]]
 
 
@@ -153,3 +159,45 @@ def test_what_systemctl_says_is_the_reason(host):
     host.runner.failure = "Job for a.service failed.\nSee \"systemctl status a.service\" for details.\n"
     with pytest.raises(BulkheadError, match=r"^Cannot start a.service: Job for a.service failed. Look at systemctl status and journalctl -e.$"):
         systemctl.start(host, "a.service")
+
+
+def test_what_is_neither_loaded_nor_has_a_file_is_not_asked_for(host, tmp_path):
+    host.runner.loaded = {"a\\x2db.slice": "active"}
+    (tmp_path / "units/with-drop-in.service.d").mkdir(parents=True)
+    (tmp_path / "units/with-file.service").write_text("")
+    units = ["a\\x2db.slice", "with-drop-in.service", "with-file.service", "never.service", "never.slice"]
+    systemctl.expect(host, units)
+    found = systemctl.show(host, units[:1])
+    assert host.runner.calls[-1][host.runner.calls[-1].index("--") + 1:] == units[:3]
+    found = systemctl.show(host, units)
+    assert len(host.runner.calls) == 2 and set(found["never.slice"]) == set(systemctl.PROPERTIES)
+    assert [found[unit]["LoadState"] for unit in units[3:]] == ["not-found"] * 2 and found["never.service"]["ActiveState"] == "inactive"
+    systemctl.write(host, "never.service", "[Service]\n")
+    systemctl.show(host, ["never.service"])
+    assert len(host.runner.calls) == 2
+    host.forget()
+    systemctl.show(host, ["never.service"])
+    assert len(host.runner.calls) == 3
+
+
+def test_units_that_begin_alike_are_listed_by_that(host):
+    host.runner.loaded = {}
+    assert systemctl.states(host, ["bulk-a\\x2db.service", "bulk-a\\x2dc.service"]) == {}
+    assert host.runner.calls[-1][-1] == "bulk-a\\\\x2d*"
+
+
+def test_of_many_that_start_jobs_are_asked_for(host):
+    host.runner.loaded = {"a.service": "active", "b.service": "active", "c.service": "failed"}
+    host.runner.jobs = ["1 b.service start running\n2 z.service start waiting\n"]
+    systemctl.start(host, "a.service", "b.service")
+    asked = [argv[2] for argv in host.runner.calls if argv[1] != "list-units"]
+    assert asked == ["start", "list-jobs", "list-jobs"] and "--no-block" in host.runner.calls[0]
+    with pytest.raises(BulkheadError, match=r"Cannot start c\.service: "):
+        systemctl.start(host, "a.service", "c.service")
+    before = len(host.runner.calls)
+    run = host._run
+    host._run = lambda argv, data, env: (1, "", "Unit m.service is masked.\n") if run(argv, data, env) and "start" in argv else run(argv, data, env)
+    host.runner.jobs = ["1 a.service start running\n"] * 2
+    with pytest.raises(BulkheadError, match="is masked"):
+        systemctl.start(host, "a.service", "m.service")
+    assert [argv[2] for argv in host.runner.calls[before:]].count("list-jobs") >= 2  # those beside it are waited for

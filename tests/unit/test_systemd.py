@@ -77,9 +77,11 @@ class Init:
         if words[1] == "show":
             names = next(word for word in argv if word.startswith("--property=")).partition("=")[2].split(",")
             return 0, "\n".join(self.block(names, self.units.get(unit, {})) for unit in words[2:]), ""
+        if words[1] in ("list-units", "list-jobs"):
+            return 0, "".join("%s loaded %s x\n" % (unit, known.get("ActiveState")) for unit, known in self.units.items() if words[1] == "list-units"), ""
         self.called.append(" ".join(words[1:]))
-        if words[1] == "start":
-            self.units.setdefault(words[2], {}).update(self.starts)
+        for unit in words[2:] if words[1] == "start" else ():
+            self.units.setdefault(unit, {}).update(self.starts)
         return 0, "", ""
 
 
@@ -99,7 +101,7 @@ def render(init, **keys):
 
 
 def test_both_have_the_same_interface():
-    for name in ("require", "render", "read", "write", "remains", "remove", "names", "expect", "status", "main_pid", "started", "start", "stop",
+    for name in ("require", "render", "read", "write", "remains", "remove", "names", "expect", "status", "main_pid", "started", "start", "start_all", "stop",
                  "forget", "directory", "checking", "within", "log_directory", "log_file", "last_words"):
         ours, theirs = (list(inspect.signature(getattr(module, name)).parameters) for module in (systemd, runit))
         assert ours[:len(theirs)] == theirs, name
@@ -305,6 +307,41 @@ def test_one_that_fails_again_and_again_starts_anew(init, active):
     systemd.start(init.host, "web")
     stopped = ["stop bulkhead-web.service"] * (active == "activating")
     assert init.called == stopped + ["reset-failed bulkhead-web.service", "start bulkhead-web.service"]
+
+
+def test_many_start_at_once_and_each_has_its_own_end(init):
+    names = ["s%d" % index for index in range(systemd.AT_ONCE + 2)]
+    for index, name in enumerate(names):
+        init.process(100 + index, "/bin/sleep")
+        init.units["bulkhead-%s.service" % name] = {"LoadState": "loaded"}
+    started = iter(range(100, 200))
+    run = init.host._run
+
+    def each_its_own(argv, data, env):
+        for unit in argv[argv.index("--") + 1:] if "start" in argv else ():
+            init.units[unit] = {"LoadState": "loaded", "ActiveState": "active", "MainPID": str(next(started))}
+        if "start" in argv:
+            init.units["bulkhead-s3.service"] = {"LoadState": "loaded", "ActiveState": "failed", "ExecMainCode": "1", "ExecMainStatus": "3"}
+        return run(argv, data, env)
+
+    init.host._run = each_its_own
+    assert {name: error.message for name, error in systemd.start_all(init.host, names).items()} == {"s3": "Cannot start s3: it ended with status 3."}
+    units = ["bulkhead-%s.service" % name for name in names]
+    assert init.called == ["start " + " ".join(units[:systemd.AT_ONCE]), "start " + " ".join(units[systemd.AT_ONCE:])]
+
+
+def test_of_one_that_the_kernel_shows_systemd_is_not_asked(init):
+    init.host.cgroup = str(init.top / "cgroup")
+    systemd.write(init.host, "web/a", render(init, name="web/a", group="bulkhead/web"))
+    path = init.top / "cgroup/bulkhead.slice/bulkhead-web.slice/bulkhead-web-a.service"
+    path.mkdir(parents=True)
+    init.process(7, "/bin/sleep")
+    init.process(8, init.host.state + "/bin/python3")
+    for pids, runs in (("7\n", True), ("8\n", False), ("7\n8\n", False), ("", False)):
+        (path / "cgroup.procs").write_text(pids)
+        assert systemd._runs(init.host, "web/a") is runs
+    (path / "cgroup.procs").write_text("7\n")
+    assert systemd.start_all(init.host, ["web/a"]) == {}  # where systemd would say that it is inactive
 
 
 def test_start_during_boot_waits_for_nothing(init):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._model.errors import BulkheadError, Problems, reason
 from . import aside, places
 from .lock import Lock
-from .plan import Plan, run_plan, run_together
+from .plan import Plan, run_plans, run_together
 
 
 class Outcome:
@@ -60,15 +60,11 @@ def converge(host, resource, options, check=False):
             plans = _plan(host, resource, _parse(resource, options)[0], many)
         try:
             run_together(host, plans)
-            for plan in plans:
+            for plan, plan.error in run_plans(host, plans):
                 if plan.error is None:
-                    try:
-                        run_plan(plan)
-                        records.update(plan.records)
-                    except BulkheadError as exc:
-                        if not many:
-                            raise
-                        plan.error = exc
+                    records.update(plan.records)
+                elif not many:
+                    raise plan.error
         finally:
             host.finish()  # what was undone has left something to do, too
         if many:

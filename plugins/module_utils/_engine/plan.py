@@ -15,15 +15,16 @@ class Step:
     ``apply`` and ``undo`` take no arguments; ``apply`` tolerates its own half-done result from a killed run;
     ``undo`` is None where nothing has to be taken back. ``together``: a function of the host and a list of things, with ``thing``
     the one of this step: it does ahead, at once for the steps of many plans, what ``apply`` then finds done, or raises for.
+    ``gather``: the same, but not before all plans have come so far; it raises nothing.
     """
 
-    __slots__ = ("name", "apply", "undo", "together", "thing", "ahead")
+    __slots__ = ("name", "apply", "undo", "together", "thing", "ahead", "gather")
 
-    def __init__(self, name, apply, undo=None, together=None, thing=None):
+    def __init__(self, name, apply, undo=None, together=None, thing=None, gather=None):
         self.name = name
         self.apply = apply
         self.undo = undo
-        self.together, self.thing, self.ahead = together, thing, False
+        self.together, self.thing, self.ahead, self.gather = together, thing, False, gather
 
 
 class Plan:
@@ -47,9 +48,9 @@ class Plan:
     def actions(self):
         return [step.name for step in self.steps]
 
-    def add(self, name, apply, undo=None, together=None, thing=None):
+    def add(self, name, apply, undo=None, together=None, thing=None, gather=None):
         """Append a step."""
-        self.steps.append(Step(name, apply, undo, together, thing))
+        self.steps.append(Step(name, apply, undo, together, thing, gather))
 
     def differ(self, key, before, after):
         """Note a difference of one declared key; None before or after means that it is not there."""
@@ -109,10 +110,42 @@ def _in_order(plans):
     return order
 
 
+def run_plans(host, plans):
+    """Run each plan that has no error; yield (plan, None or its error) as they end."""
+    running = [(plan, _run(plan)) for plan in plans if plan.error is None]
+    while running:
+        groups, waiting = {}, []
+        for plan, run in running:
+            try:
+                step = next(run, None)
+            except BulkheadError as exc:
+                yield plan, exc
+                continue
+            if step is None:
+                yield plan, None
+            else:
+                groups.setdefault(step.gather, []).append(step.thing)
+                waiting.append((plan, run))
+        for gather, things in groups.items():
+            gather(host, things)
+        running = waiting
+
+
 def run_plan(plan):
-    """Apply the steps in order. When one fails, undo those before it, the last first, and say so in the error."""
+    """Run one plan by itself: what is gathered is done by each step for itself."""
+    for dummy in _run(plan):
+        pass
+
+
+def _run(plan):
+    """Apply the steps in order. When one fails, undo those before it, the last first, and say so in the error.
+
+    It stops at each step that waits for those of other plans.
+    """
     done = []
     for step in plan.steps:
+        if step.gather is not None:
+            yield step
         try:
             step.apply()
         except (BulkheadError, OSError) as exc:

@@ -309,8 +309,9 @@ def together(host, entries):
     if len(fresh) < len(good) or any(each.told["LoadState"] == "masked" for each in fresh):  # as systemd takes an empty file
         _reload(host, good)
     start_error = _start(host, fresh)
-    told = systemctl.show(host, [each.unit for each in good]) if good else {}
-    stale = [each for each in fresh if told[each.unit]["ActiveState"] == "active" and (
+    known = [each for each in fresh if each.told["LoadState"] != "not-found"]
+    told = systemctl.show(host, [each.unit for each in known])
+    stale = [each for each in known if told[each.unit]["ActiveState"] == "active" and (
         told[each.unit]["FragmentPath"] == "" or told[each.unit]["NeedDaemonReload"] == "yes")]
     if stale:  # systemd knew the unit before its file was there
         _reload(host, stale)

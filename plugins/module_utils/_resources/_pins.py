@@ -79,7 +79,7 @@ def _ready_netns(host):
         sc.mount(None, host.netns, None, sc.MS_REC | sc.MS_SHARED)
     finally:
         os.close(fd)
-    host.forget()
+    host.drop("mounts")
 
 
 def _move_in_netns(host):

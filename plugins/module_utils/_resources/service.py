@@ -115,6 +115,7 @@ class _Plan:
     def __init__(self, host, spec, plan, now, options, unit, files, supervisor):
         self.host, self.spec, self.plan, self.now, self.options = host, spec, plan, now, options
         self.unit, self.files, self.supervisor, self.name = unit, files, supervisor, spec.name
+        self.gathered, self.error = False, None
 
     def steps(self, running):
         plan, now, name = self.plan, self.now, self.name
@@ -139,7 +140,7 @@ class _Plan:
         else:
             if not now.running:
                 plan.differ("state", "stopped" if now.files is not None else "absent", "started")
-            plan.add("start service %s" % name, self._start, self._stop)
+            plan.add("start service %s" % name, self._start, self._stop, gather=start_together, thing=self)
 
     def _differ(self, before):
         log = self.spec.raw.get("log")
@@ -165,22 +166,24 @@ class _Plan:
     def _write_back(self):
         self.supervisor.write(self.host, self.name, self.now.files)
         if self.now.running and not (self.supervisor.status(self.host, self.name) or {}).get("pid"):
-            self._run()
+            self.prepare()
+            self.supervisor.start(self.host, self.name)
 
-    def _run(self):
+    def prepare(self):
+        """What its start stands on."""
         entry.ensure(self.host)
         _unit.make_filter(self.host, self.options)
         if self.options["cgroup"]:
             for leaf in (self.name.rpartition("/")[2], "exec"):
                 self.host.cgroups().make_leaf(self.options["cgroup"], leaf)
-        self.supervisor.start(self.host, self.name)
 
     def _start(self):
-        try:
-            self._run()
-        except BaseException:
+        if not self.gathered:
+            start_together(self.host, [self])
+        error, self.gathered, self.error = self.error, False, None
+        if error is not None:
             self._stop()
-            raise
+            raise error
         if self.options["health"] and not self.host.booting:
             await_health(self.host, self.name, self.options["health"])
 
@@ -192,6 +195,24 @@ class _Plan:
         if (self.now.started or {}).get("log") != self.options["log"]["enabled"]:
             self.supervisor.forget(self.host, self.name)
         self._start()
+
+
+def start_together(host, entries):
+    """Start many services at once. Why one does not start is its own, and left for its step to raise."""
+    ready = {}
+    for each in entries:
+        each.gathered = True
+        try:
+            each.prepare()
+            ready[each.name] = each
+        except (BulkheadError, OSError) as exc:
+            each.error = exc
+    try:
+        failed = pick(host).start_all(host, list(ready)) if ready else {}
+    except (BulkheadError, OSError) as exc:
+        failed = dict.fromkeys(ready, exc)
+    for name, error in failed.items():
+        ready[name].error = error
 
 
 def plan_stop(host, name, plan):

@@ -86,13 +86,13 @@ def _bind(host, home, source):
     sc.mount(source, target, None, sc.MS_BIND)
     sc.mount(None, target, None, sc.MS_PRIVATE)
     sc.mount(None, target, None, sc.MS_REMOUNT | sc.MS_BIND | sc.MS_RDONLY | sc.MS_NOSUID | sc.MS_NODEV)
-    host.forget()
+    host.drop("mounts")
 
 
 def _unbind(host, target):
     while host.mounts().top(target) is not None:
         sc.umount(target, sc.MNT_DETACH | sc.UMOUNT_NOFOLLOW)
-        host.forget()
+        host.drop("mounts")
 
 
 def _same(path, other):

@@ -184,6 +184,17 @@ def main_pid(host, name, now):
     return pid if pid and common.exe(host, pid) not in ("", host.state + "/bin/python3") else None
 
 
+def start_all(host, names):
+    """Start services; {name: its error} of those that do not start."""
+    failed = {}
+    for name in names:
+        try:
+            start(host, name)
+        except (BulkheadError, OSError) as exc:
+            failed[name] = exc
+    return failed
+
+
 def start(host, name, wait=10.0):
     """Start it and wait until its command runs; raise when it does not, with its last words."""
     home = directory(host, name)

@@ -51,11 +51,11 @@ class SliceTrees(Trees):
         if not name:
             return self.roots[UNIFIED]
         unit = systemctl.slice_unit(name)
+        usual = self.roots[UNIFIED] + systemctl.slice_group(unit)
+        if os.path.isdir(usual):
+            return usual
         group = systemctl.show(self.host, [unit])[unit]["ControlGroup"]
-        if not group:
-            parts = name.split("/")
-            group = "".join("/" + systemctl.slice_unit("/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
-        return self.roots[UNIFIED] + group
+        return self.roots[UNIFIED] + group if group else usual
 
     def path(self, name, key):
         trees = self.at(name)

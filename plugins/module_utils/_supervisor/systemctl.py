@@ -4,8 +4,9 @@
 
 """Talking to systemd: names of units, their files, and `systemctl`. It stands on nothing of ours but the host object.
 
-What is asked of units is asked in one call for all that are expected, and kept until it is dropped. Sources: systemd.unit(5),
-systemctl(1), the unit name rules in src/basic/unit-name.c.
+What is asked of units is asked in one call for all that are expected, and kept until it is dropped. Dear to systemd are a `show`
+(all properties of a unit, half of what its start takes) and a client that waits for a start (all changes of all units are told
+to it); docs/performance.md has the figures. Sources: systemd.unit(5), systemctl(1), the unit name rules in src/basic/unit-name.c.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 
 from .._model.errors import BulkheadError
 
@@ -21,6 +23,13 @@ MADE = "# made by bulkhead"  # how the first line of a unit file of ours begins
 PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "FragmentPath", "DropInPaths", "NeedDaemonReload", "ControlGroup", "MainPID",
               "Result", "ExecMainCode", "ExecMainStatus", "UnitFileState", "FreezerState", "NRestarts", "InvocationID", "Job",
               "ActiveEnterTimestampMonotonic")
+# Where units of the system have files (systemd.unit(5)).
+_PLACES = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
+           "/etc/systemd/system", "/etc/systemd/system.attached", "/run/systemd/system", "/run/systemd/system.attached",
+           "/run/systemd/generator", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system",
+           "/run/systemd/generator.late")
+_UNKNOWN = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "MainPID": "0", "NRestarts": "0", "NeedDaemonReload": "no",
+            "FreezerState": "running", "ActiveEnterTimestampMonotonic": "0"}  # of a unit that systemd knows nothing of
 _LENGTH = 255  # of the name of a unit
 _ROOM = 100000  # bytes of names in one call; the kernel takes two million
 
@@ -64,6 +73,12 @@ def slice_name(unit):
     return "" if unit == "-.slice" else unescape(unit[:-len(".slice")])
 
 
+def slice_group(unit):
+    """Where the cgroup of a slice is, unless systemd says otherwise: `a-b.slice` -> `/a.slice/a-b.slice`."""
+    parts = unit[:-len(".slice")].split("-")
+    return "".join("/%s.slice" % "-".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
 def _unit(stem, suffix, name):
     if len(stem) + len(suffix) > _LENGTH:
         raise BulkheadError("Cannot name a unit of systemd for %s: the name would have more than %d characters. Use a shorter one." % (name, _LENGTH))
@@ -91,7 +106,7 @@ def expect(host, units):
 def show(host, units, properties=()):
     """{unit: {property: text}} of units, loaded or not; what is known already is not asked again.
 
-    A unit that there is no file of has the LoadState `not-found`, a slice of that kind `loaded`.
+    A unit that there is no file of has the LoadState `not-found`, a slice of that kind that runs `loaded`.
     """
     known = host.cached("systemd shown", dict)
     wanted = tuple(properties)
@@ -99,9 +114,29 @@ def show(host, units, properties=()):
     if missing:
         ask = dict.fromkeys(missing)
         ask.update((unit, None) for unit in host.cached("systemd expected", dict) if unit not in known)
+        for unit in _unknown(host, list(ask)) if len(ask) > 1 and not properties else ():
+            known[unit] = dict(dict.fromkeys(PROPERTIES, ""), Id=unit, **_UNKNOWN)
+            del ask[unit]
         for part in _parts(list(ask)):
             known.update(_show(host, part, PROPERTIES + tuple(word for word in wanted if word not in PROPERTIES)))
     return {unit: known[unit] for unit in units}
+
+
+def _unknown(host, units):
+    """Those that systemd has not loaded and finds no file of."""
+    loaded = states(host, units)
+    if loaded is None:
+        return []
+    files = {entry for place in dict.fromkeys((host.units,) + _PLACES) if os.path.isdir(place) for entry in os.listdir(place)}
+    return [unit for unit in units if unit not in loaded and unit not in files and unit + ".d" not in files]
+
+
+def states(host, units):
+    """{unit: its active state} of those that are loaded, in one answer that costs systemd little; None when it has none."""
+    pattern = os.path.commonprefix(list(units)).replace("\\", "\\\\") + "*"
+    status, output, dummy = host.run(["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager", "--", pattern])
+    lines = [line.split(None, 3) for line in output.splitlines()]
+    return None if status else {line[0]: line[2] for line in lines if len(line) > 2}
 
 
 def words(text):
@@ -193,7 +228,8 @@ def write(host, unit, text):
         raise
     host.units_changed = True
     host.cached("systemd files", dict)[unit] = text
-    drop(host, unit)
+    if host.cached("systemd shown", dict).get(unit, {}).get("LoadState") != "not-found":  # such a one is read when it is started
+        drop(host, unit)
     return True
 
 
@@ -219,8 +255,34 @@ def reload(host, force=False):
 # -- acts
 
 def start(host, *units, no_block=False):
-    """Start units, and wait until they are, unless ``no_block``: who is part of the boot would wait for itself."""
-    _act(host, "start", units, ["--no-block"] if no_block else [])
+    """Start units, and wait until they are, unless ``no_block``: who is part of the boot would wait for itself.
+
+    Of many, systemd is asked now and then which are to come: to a client that waits it would tell each change of each of them.
+    """
+    if no_block or len(units) < 2:
+        _act(host, "start", units, ["--no-block"] if no_block else [])
+        return
+    try:
+        _act(host, "start", units, ["--no-block"])
+    finally:
+        _await_jobs(host, units)  # also of those beside one that was refused
+    found = states(host, units) or {}
+    failed = [unit for unit in units if found.get(unit) not in ("active", "reloading")]
+    if failed:
+        raise BulkheadError("Cannot start %s: systemd has tried. Look at systemctl status %s." % (
+            ", ".join(failed[:5]) + (", …" if len(failed) > 5 else ""), failed[0]))
+
+
+def _await_jobs(host, units):
+    """Wait until none of the units has something queued or under way."""
+    wanted, pause = set(units), 0.02
+    while wanted.intersection(line.split()[1] for line in _jobs(host) if len(line.split()) > 2):
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+def _jobs(host):
+    return command(host, "ask for its jobs", "list-jobs", "--plain", "--no-legend", "--no-pager").splitlines()
 
 
 def stop(host, *units, no_block=False):

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 
+from .._kernel import cgroupfs
 from .._model.errors import BulkheadError
 from . import common, entry, systemctl, tools
 
@@ -24,6 +25,7 @@ OLDEST = 246  # BARRIER=1, by which the entry knows that systemd has learnt of t
 UNIT, WANTED, LOADED = "unit", "wanted", "loaded"  # in what is rendered: the unit file; started at boot; as systemd has it in memory
 FILES = ("spec.json", "health.json", "options.json")
 TARGET = "multi-user.target"
+AT_ONCE = 8  # services whose entries run at the same time: each is a Python for a moment
 PATIENCE = 10.0  # seconds from READY=1 until the command is executed
 _SECOND = 1000000
 _HEAD = systemctl.MADE + "; what a drop-in beside it says is added\n"
@@ -221,32 +223,80 @@ def _reload(host, services):
 
 def start(host, name, wait=PATIENCE):
     """Start it and wait until its command runs; raise when it does not, with its last words."""
-    unit, since = systemctl.service_unit(name), time.time()
-    shown = _shown(host, name, fresh=True)
+    for error in start_all(host, [name], wait).values():
+        raise error
+
+
+def start_all(host, names, wait=PATIENCE):
+    """Start services, a few at once; {name: its error} of those that do not start."""
+    failed = {}
+    for index in range(0, len(names), AT_ONCE):
+        failed.update(_start_some(host, names[index:index + AT_ONCE], wait))
+    return failed
+
+
+def _start_some(host, names, wait):
+    since, failed, said = time.time(), {}, None
+    expect(host, names)
+    for name in names:
+        if _shown(host, name)["LoadState"] != "not-found":  # of others systemd knows nothing still
+            systemctl.drop(host, systemctl.service_unit(name))
+    for name in names:
+        try:
+            _make_ready(host, name)
+        except (BulkheadError, OSError) as exc:
+            failed[name] = exc
+    names = [name for name in names if name not in failed]
+    try:
+        systemctl.start(host, *[systemctl.service_unit(name) for name in names], no_block=host.booting)
+    except BulkheadError as exc:
+        said = exc.message  # whose it is shows when each is looked at
+        if host.booting or len(names) == 1:
+            return dict(failed, **{name: BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since, said))) for name in names})
+    if host.booting:  # they come after us: they would be waited for forever
+        return failed
+    expect(host, [name for name in names if not _runs(host, name)])
+    for name in names:
+        failed.update(_judged(host, name, since, wait, said))
+    time.sleep(0.05)  # many a wrong configuration shows in the first moments
+    for name in names:
+        if name not in failed:
+            failed.update(_judged(host, name, since, 0.0, said))
+    return failed
+
+
+def _make_ready(host, name):
+    """Have systemd as it is to be before a start."""
+    shown = _shown(host, name)
     if shown["NeedDaemonReload"] == "yes":
         systemctl.reload(host, force=True)
     if shown["ActiveState"] not in ("active", "reloading"):
         _unlink(directory(host, name) + "/started.json")
         if not host.booting and (shown["ActiveState"] == "activating" or _restarted(shown)):
             stop(host, name)  # it fails again and again: the attempt under way is one in the state before, and failures are counted on
-    if host.booting:  # it comes after us: it would be waited for forever
-        systemctl.start(host, unit, no_block=True)
-        return
-    try:
-        systemctl.start(host, unit)
-    except BulkheadError as exc:
-        raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since, exc.message))) from exc
-    shown = _shown(host, name, fresh=True)
+
+
+def _runs(host, name):
+    """Does the kernel show its command in the cgroup that its unit has? Then systemd need not be asked."""
+    group = json.loads(common.text(directory(host, name) + "/spec.json") or "{}").get("slice") or "bulkhead.slice"
+    pids = cgroupfs.read("%s%s/%s/cgroup.procs" % (host.cgroup, systemctl.slice_group(group), systemctl.service_unit(name))).split()
+    return bool(pids) and all(common.exe(host, int(pid)) not in ("", host.state + "/bin/python3") for pid in pids)
+
+
+def _judged(host, name, since, wait, said):
+    """{} when its command runs, else {name: the error}. Waits while it is on its way in."""
+    if _runs(host, name):
+        return {}
+    shown = _shown(host, name)
     pid, deadline = shown["MainPID"], time.monotonic() + wait
     while shown["ActiveState"] == "active" and shown["NRestarts"] == "0" and _alive(host, pid):
         if common.exe(host, int(pid)) not in ("", host.state + "/bin/python3"):
-            time.sleep(0.05)  # many a wrong configuration shows in the first moments
-            if _alive(host, pid):
-                return
-        elif time.monotonic() > deadline:
-            raise BulkheadError("Cannot start %s: its command did not run within %d s. Look at systemctl status %s." % (name, wait, unit))
+            return {}
+        if time.monotonic() > deadline:
+            return {name: BulkheadError("Cannot start %s: its command did not run within %d s. Look at systemctl status %s." % (
+                name, PATIENCE, systemctl.service_unit(name)))}
         time.sleep(0.005)
-    raise BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since)))
+    return {name: BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since, said)))}
 
 
 def _ending(host, name, since, otherwise=None):
