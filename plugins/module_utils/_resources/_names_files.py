@@ -89,8 +89,9 @@ def put(host, namespace, texts):
     if directory is None:
         return
     try:
-        for name, text in texts.items():
+        for name in FILES:
             _unlink(directory, ".%s.new" % name)  # of a run that was killed
+        for name, text in texts.items():
             if text is None:
                 _unlink(directory, name)
             else:
