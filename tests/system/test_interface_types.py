@@ -62,6 +62,30 @@ TYPES = {
 }
 
 
+@pytest.fixture
+def crowded():
+    """A host that has a link of the same name as the interface, and of any number that a new namespace could give."""
+    for name in ("eth0", "pair1", "pair3", "pair5", "pair7"):
+        command("ip", "link", "add", name, "type", "veth", "peer", "name", name + "x")
+    yield
+    for name in ("eth0", "pair1", "pair3", "pair5", "pair7"):
+        command("ip", "link", "delete", name)
+
+
+@pytest.mark.parametrize("kind", ["macvlan", "vxlan"])
+def test_names_and_numbers_of_the_host_are_in_nobodys_way(space, crowded, wire, kind, full_cycle):
+    full_cycle("interface", one(kind, **TYPES[kind]), absent("web/eth0"))
+    full_cycle("interface", one(kind, **TYPES[kind]), absent("web/eth0"))
+
+
+def test_a_link_that_a_killed_run_has_not_named_yet_is_found(space, wire, converge):
+    stray = ["ip", "link", "add", end(), "link", "card", "netns", "web", "type", "macvlan"]
+    for options in (one("macvlan", **MACVLAN), absent("web/eth0")):
+        command(*stray)
+        assert converge("interface", check=True, **options)["actions"] == converge("interface", **options)["actions"]
+        assert end() not in links("web") and not converge("interface", **options)["changed"]
+
+
 @pytest.mark.parametrize("kind", list(TYPES))
 def test_each_type_is_made_and_removed_or_refused_by_name(space, wire, kind, full_cycle, refuse, converge):
     options = one(kind, **TYPES[kind])

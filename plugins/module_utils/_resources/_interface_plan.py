@@ -121,8 +121,7 @@ def present(host, spec, plan, way=_steps.Way()):
         firewall(host, plan, member(spec))
     elif _uses_rules(host):
         firewall(host, plan, _rules.Absent(spec.key))
-    if before.rest is not None:
-        _steps.clear(host, spec, before.rest, plan, way)
+    _steps.clear(host, spec, before, plan, way)
     if recreate:
         _steps.remove(host, spec, before, plan, way)
     if now.link is None:
@@ -148,7 +147,7 @@ class _Nothing:
 
     def __init__(self, host, spec):
         self.space = _links.space(host, spec.namespace)
-        self.link = self.end = self.rest = self.claim = self.origin = None
+        self.link = self.end = self.rest = self.stray = self.claim = self.origin = None
 
 
 def _refuse_mismatch(host, spec, now):
@@ -277,8 +276,7 @@ def absent(host, spec, plan, way=_steps.Way()):
     now = _links.found(host, spec)
     if now.link is not None and not now.ours(host, spec) and not spec.force:
         raise BulkheadError("Cannot remove interface %s: it was made by somebody else. Set force: true to remove it all the same." % spec.key)
-    if now.rest is not None:
-        _steps.clear(host, spec, now.rest, plan, way)
+    _steps.clear(host, spec, now, plan, way)
     if now.link is not None or _steps.left(host, spec, now):
         _steps.remove(host, spec, now, plan, way)
     elif now.claim is not None:

@@ -31,7 +31,7 @@ def make(host, spec, space, plan, way, index, maker, changes, device):
     """One step, in which all of it comes. ``maker`` and ``index`` are of `_links.make`; ``device`` is the link of the host that is moved."""
     outside = [change for change in changes if change.outside]
     inner = [change for change in changes if not change.outside]
-    place = {"pin": space.path, "name": spec.name}
+    place, born = {"pin": space.path, "name": _links.born_as(spec)}, _links.born_as(spec)
     plan.differ("type", None, spec.type)
     for change in changes:
         if change.key not in _UNTOLD:
@@ -50,7 +50,8 @@ def make(host, spec, space, plan, way, index, maker, changes, device):
         begin=None if spec.type == "veth" else lambda: host.claims.complete(NOUN, spec.key, dict(claim, link=None)),
         goes=host_end(spec.key) if way.anew and host_end(spec.key) in _hostnet.links(host) else None,  # of the namespace that is no more
         outside=lambda netns: (maker(netns) if maker else []) + [message for change in outside for message in change.forth(None)],
-        before=_all(first), inside=lambda index: [message for change in inner if change.forth for message in change.forth(index)],
+        before=_all(first), inside=lambda index: ([nm.set_link(index, name=spec.name)] if born != spec.name else []) + [
+            message for change in inner if change.forth for message in change.forth(index)],
         after=_all([change.call for change in inner if change.call and change.last]), **place)
 
     def done():
@@ -81,10 +82,15 @@ def change(host, spec, space, plan, way, index, one):
     _link_acts.add(host, plan, one.words, act(one.forth, one.call), back, way.ahead)
 
 
-def clear(host, spec, end, plan, way):
-    """The end of a veth that a killed run, or a hand, has left on the host."""
-    plan.differ("leftover", end["name"], None)
-    _link_acts.add(host, plan, "remove what is left of interface %s" % spec.key, _link_acts.Act(goes=end["name"]), ahead=way.ahead)
+def clear(host, spec, now, plan, way):
+    """What a killed run, or a hand, has left: the end of a veth on the host, or a link that has not got its name yet."""
+    if now.rest is None and now.stray is None:
+        return
+    act = _link_acts.Act(goes=now.rest and now.rest["name"])
+    if now.stray is not None:
+        act.pin, act.index, act.leaves = now.space.path, now.stray["index"], lambda index, home: [nm.delete_link(index)]
+    plan.differ("leftover", host_end(spec.key), None)
+    _link_acts.add(host, plan, "remove what is left of interface %s" % spec.key, act, ahead=way.ahead)
 
 
 def remove(host, spec, now, plan, way):

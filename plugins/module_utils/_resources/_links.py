@@ -52,6 +52,10 @@ class Space:
         self._last = max([1] + [link["index"] for link in self.links] if self._last is None else [self._last]) + 1
         return self._last
 
+    def reserve(self, index):
+        """That number is given to a new link."""
+        self._last = max(self._last, index)
+
     def empty(self):
         """It is made anew: nothing of what is in it now counts."""
         self._read = dict.fromkeys(("links", "addresses", "routes", "rules", "neighbours", "qdiscs"), ())
@@ -65,10 +69,11 @@ def space(host, name):
 
 class Found:
     """An interface as it is: its ``link`` in the namespace, the ``end`` of a veth that is on the host, and the ``rest`` that a killed
-    run or a removal by hand has left on the host under the name of that end. Each a link as `netlink.py` shows it, or None.
+    run or a removal by hand has left on the host under the name of that end, or in the namespace (``stray``). Each a link as
+    `netlink.py` shows it, or None.
     """
 
-    __slots__ = ("space", "link", "end", "rest", "claim")
+    __slots__ = ("space", "link", "end", "rest", "stray", "claim")
 
     def __init__(self, host, spec):
         self.space = space(host, spec.namespace)
@@ -78,6 +83,7 @@ class Found:
         self.end = None if moved else _end(host, spec.key, self.link)
         rest = _hostnet.links(host).get(host_end(spec.key))
         self.rest = rest if rest is not self.end else None
+        self.stray = self.space.link(host_end(spec.key))
 
     def ours(self, host, spec):
         """Did we make the link, or were we about to?"""
@@ -175,8 +181,10 @@ def refuse_lacking(host, spec):
 def make(host, spec, space, anew, bridge, mtu):
     """(index inside, index of the end on the host or None, what makes it: a function of the descriptor of its namespace -> messages).
 
-    ``bridge`` is the link that a veth's end is put on. All MACs are given, as udev changes those that are not. A namespace that is made ``anew`` may be born with links whose numbers nobody
-    knows (fallback tunnels), so there the index is the kernel's choice, and None here. Taps and devices are made by `_devices.py`.
+    ``bridge`` is the link that a veth's end is put on. All MACs are given, as udev changes those that are not. A namespace that is made
+    ``anew`` may be born with links whose numbers nobody knows (fallback tunnels), so there the index is the kernel's choice, and None
+    here. What stands on a link of the host is born from there, where neither its name nor its number may be taken: so it has the name
+    of `born_as`, and is renamed when it is inside. Taps and devices are made by `_devices.py`.
     """
     index, mac = None if anew else space.next_index(), mac_of(spec)
     if spec.type == "veth":
@@ -185,11 +193,19 @@ def make(host, spec, space, anew, bridge, mtu):
         return index, outer, lambda netns: [
             nm.new_link(end, "veth", index=outer, mac=addresses.derived_mac("host " + spec.key), mtu=mtu, group=_link_acts.GROUP, master=bridge and bridge["index"], peer=dict(peer, netns=netns)),
             nm.set_link(outer, alias=_hostnet.MARK + spec.key)]
+    if index is not None:
+        index = max(index, _next_index(host))
+        space.reserve(index)
     parent = device(host, spec, spec.parent)["index"] if spec.parent is not None and device(host, spec, spec.parent) is not None else None
     data = _data(spec)
     if spec.type == "vxlan" and parent is not None:
         parent, data["parent"] = None, parent  # the kernel's own place for it
-    return index, None, lambda netns: [nm.new_link(spec.name, spec.type, index=index, mac=mac, mtu=mtu, parent=parent, netns=netns, data=data)]
+    return index, None, lambda netns: [nm.new_link(born_as(spec), spec.type, index=index, mac=mac, mtu=mtu, parent=parent, netns=netns, data=data)]
+
+
+def born_as(spec):
+    """The name of a new link until it is renamed."""
+    return spec.name if spec.type in ("veth", "tap", "device") else host_end(spec.key)
 
 
 def _data(spec):
