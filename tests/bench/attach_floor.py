@@ -8,9 +8,10 @@
     attach_floor.py make N FOLDER   milliseconds for each attachment, of the namespaces pinned at FOLDER/a0, a1, …; they stay
     attach_floor.py remove N        the same, to remove them again: one message, by the group of the host ends
 
-An attachment is a veth from inside a namespace to a bridge, with its MAC addresses, up at both ends, an address and a default
-route. For each namespace there is one socket, made inside it, and one datagram; the host ends share one socket and one
-datagram for 64 of them. Messages are written by pyroute2's own classes, and every answer is read. It is run in a private host
+An attachment is what the engine makes of one by the same messages: a veth whose other end is born in the namespace, on a bridge, with
+alias, MAC addresses, the port locked, the forwarding entry and the neighbour that belong to that, up at both ends, an address and a
+default route. There is one socket for the host, with a datagram for each 16 interfaces, and one for each namespace, made inside
+it, with one datagram. Messages are written by pyroute2's own classes, and every answer is read. It is run in a private host
 (tests/alone), prints one JSON object, and imports nothing of the project.
 """
 
@@ -27,14 +28,15 @@ import time
 BEGIN = time.perf_counter()
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: E402
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: E402
+from pyroute2.netlink.rtnl.ndmsg import ndmsg  # noqa: E402
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: E402
 
 IMPORT = (time.perf_counter() - BEGIN) * 1e3
 
-NEWLINK, DELLINK, NEWADDR, NEWROUTE = 16, 17, 20, 24
-REQUEST, ACK, EXCL, CREATE = 1, 4, 0x200, 0x400
+NEWLINK, DELLINK, NEWADDR, NEWROUTE, NEWNEIGH = 16, 17, 20, 24, 28
+REQUEST, ACK, REPLACE, EXCL, CREATE = 1, 4, 0x100, 0x200, 0x400
 CLONE_NEWNET = 0x40000000
-GROUP, BATCH = 4711, 64
+GROUP, BATCH = 4711, 16
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,8 +71,8 @@ def netlink():
     return sock
 
 
-def up(**fields):
-    return message(ifinfmsg, NEWLINK, 0, fields.pop("attributes", []), flags=1, change=1, **fields)
+def up(index):
+    return message(ifinfmsg, NEWLINK, 0, [], flags=1, change=1, index=index)
 
 
 def address(number):
@@ -90,27 +92,36 @@ def make(count, folder):
         up(index=bridge), message(ifaddrmsg, NEWADDR, CREATE | EXCL, [["IFA_LOCAL", "10.88.0.1"], ["IFA_ADDRESS", "10.88.0.1"]],
                                   index=bridge, family=2, prefixlen=16)])
     begin = time.perf_counter()
-    ends = []
-    for number in range(count):
-        fd = os.open("%s/a%d" % (folder, number), os.O_RDONLY | os.O_CLOEXEC)
-        setns(fd)
+    spaces = [os.open("%s/a%d" % (folder, number), os.O_RDONLY | os.O_CLOEXEC) for number in range(count)]
+    for start in range(0, count, BATCH):
+        exchange(host, [each for number in range(start, min(start + BATCH, count)) for each in outside(bridge, number, spaces[number])])
+    for number, space in enumerate(spaces):
+        setns(space)
         sock = netlink()
         setns(home)
-        os.close(fd)
-        name, local = "fl%d" % number, address(number)
-        peer = {"attrs": [["IFLA_IFNAME", name], ["IFLA_GROUP", GROUP], ["IFLA_NET_NS_FD", home], ["IFLA_ADDRESS", "06:00:00:00:%02x:%02x" % divmod(number, 256)]]}
-        info = [["IFLA_INFO_KIND", "veth"], ["IFLA_INFO_DATA", {"attrs": [["VETH_INFO_PEER", peer]]}]]
+        os.close(space)
+        local = address(number)
         exchange(sock, [
-            message(ifinfmsg, NEWLINK, CREATE | EXCL, [
-                ["IFLA_IFNAME", "eth0"], ["IFLA_ADDRESS", "02:00:00:00:%02x:%02x" % divmod(number, 256)], ["IFLA_LINKINFO", {"attrs": info}]], index=2),
-            up(index=1), up(index=2),
-            message(ifaddrmsg, NEWADDR, CREATE | EXCL, [["IFA_LOCAL", local], ["IFA_ADDRESS", local]], index=2, family=2, prefixlen=16),
+            up(index=2), message(ifaddrmsg, NEWADDR, CREATE | EXCL, [["IFA_LOCAL", local], ["IFA_ADDRESS", local]], index=2, family=2, prefixlen=16),
             message(rtmsg, NEWROUTE, CREATE | EXCL, [["RTA_GATEWAY", "10.88.0.1"], ["RTA_OIF", 2]], family=2, table=254, proto=4, type=1)])
         sock.close()
-        ends.append(up(attributes=[["IFLA_IFNAME", name], ["IFLA_MASTER", bridge], ["IFLA_IFALIAS", "floor a%d" % number]]))
-    for start in range(0, count, BATCH):
-        exchange(host, ends[start:start + BATCH])
     return {"count": count, "each": (time.perf_counter() - begin) / count * 1e3}
+
+
+def outside(bridge, number, space):
+    index, mac = bridge + 1 + number, "02:00:00:00:%02x:%02x" % divmod(number, 256)
+    peer = {"attrs": [["IFLA_IFNAME", "eth0"], ["IFLA_ADDRESS", mac], ["IFLA_NET_NS_FD", space]], "index": 2}
+    veth = {"attrs": [["IFLA_INFO_KIND", "veth"], ["IFLA_INFO_DATA", {"attrs": [["VETH_INFO_PEER", peer]]}]]}
+    port = {"attrs": [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": [["IFLA_BRPORT_LOCKED", 1]]}]]}
+    return [
+        message(ifinfmsg, NEWLINK, CREATE | EXCL, [
+            ["IFLA_IFNAME", "fl%d" % number], ["IFLA_ADDRESS", "06" + mac[2:]], ["IFLA_GROUP", GROUP], ["IFLA_MASTER", bridge],
+            ["IFLA_LINKINFO", veth]], index=index),
+        message(ifinfmsg, NEWLINK, 0, [["IFLA_IFALIAS", "floor a%d" % number]], index=index),
+        message(ifinfmsg, NEWLINK, 0, [["IFLA_LINKINFO", port]], index=index),
+        message(ndmsg, NEWNEIGH, CREATE | REPLACE, [["NDA_LLADDR", mac]], family=7, ifindex=index, state=0x40, flags=4),
+        message(ndmsg, NEWNEIGH, CREATE | REPLACE, [["NDA_DST", address(number)], ["NDA_LLADDR", mac]], family=2, ifindex=bridge, state=0x80),
+        up(index=index)]
 
 
 def remove(count):

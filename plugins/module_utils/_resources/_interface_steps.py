@@ -104,6 +104,7 @@ def remove(host, spec, now, plan, way):
     act.outside = lambda unused: messages
     if now.end is not None:
         act.goes = now.end["name"]
+        act.pin = act.pin if gone else None  # nothing is done inside
     elif now.link is not None and (now.origin is not None or former.type == "device"):
         words = "move %s back to the host" % spec.key
         act.index, (back, act.outside) = now.link["index"], _devices.move_back(host, spec, now)
