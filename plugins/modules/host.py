@@ -43,7 +43,7 @@ options:
     default: present
   remove_data:
     description:
-      - Whether V(absent) also removes the read-write layers that hold data, and the logs of services.
+      - Whether V(absent) also removes the read-write layers that hold data, the images, and the logs of services.
     type: bool
     default: false
 seealso:

@@ -66,6 +66,7 @@ options:
   config:
     description:
       - What the image says of its services, in place of what its source says. A key that is V(null) is taken away.
+      - Without this option it stays as it was declared. V({}) goes back to what the source says.
       - The keys are V(entrypoint), V(command), V(ports) and V(volumes), which are lists, V(env) and V(labels), which are dictionaries, and
         V(user), V(workdir) and V(stop_signal).
     type: dict

@@ -19,6 +19,9 @@ import drive
 import pytest
 from archives import Layout, directory, entry, hard_link, symlink, tar
 
+from module_utils._engine import engine
+from module_utils._program import host as program
+
 BASE = "/run/images"
 LIB = "/var/lib/bulkhead"
 XATTR = {"SCHILY.xattr.user.colour": b"blue\0green"}
@@ -263,7 +266,9 @@ def test_config(converge):
     assert answer["actions"] == ["set config of image it"] and image("it")["config"] == {"command": ["/bin/true"], "env": {"A": "1"}}
     assert image("it")["digest"] != first["digest"] and image("it")["layers"] == first["layers"]
     assert not converge("image", name="it", oci=path, config={"command": ["/bin/true"], "user": None, "env": {"A": 1}})["changed"]
-    assert converge("image", name="it", oci=path)["changed"] and image("it") == first
+    assert not converge("image", name="it", oci=path)["changed"] and not converge("image", name="it", verify=True)["changed"]  # not named: left alone
+    assert converge("image", name="it", tar=archives.write(BASE + "/it.tar", SMALL))["changed"] and image("it")["config"]["env"] == {"A": "1"}
+    assert converge("image", name="it", oci=path, config={})["changed"] and image("it") == first
 
 
 def test_what_is_allowed(converge, refuse):
@@ -314,3 +319,21 @@ def test_what_a_killed_run_left(converge):
     assert answer["actions"][0] == "remove what a killed run has left in the store" and stored()[0] == ".new-1-0"
     assert converge("image", prune=True)["changed"] and stored() == [] and os.listdir(LIB + "/images") == []
     assert not converge("image", prune=True)["changed"]
+
+
+def test_check_on_a_bare_host(converge):
+    """What an earlier task of the play would have brought is planned as if it were there."""
+    answer = converge("image", name="it", tar=BASE + "/later.tar", export=BASE + "/out", check=True)
+    assert answer["actions"] == ["import image it from %s/later.tar" % BASE, "export image it to %s/out" % BASE]
+    assert "does not exist yet" in answer["warnings"][0]
+
+
+def test_all_go_with_the_host(converge):
+    converge("image", name="it", oci=three())
+    os.makedirs(LIB + "/layers/.new-1-0/tree")
+    host = drive.new_host()
+    for options, left in ((dict(state="absent"), 4), (dict(state="absent", remove_data=True), 0)):
+        outcome = engine.converge(host, program, options)
+        assert ("remove all images" in outcome.joined("actions")) == (left == 0) and len(stored()) == left
+    assert not engine.converge(drive.new_host(), program, dict(state="absent", remove_data=True)).changed
+    assert not os.path.exists(LIB + "/images") and not os.path.exists(LIB + "/layers")

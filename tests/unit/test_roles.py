@@ -35,7 +35,7 @@ def tasks(role):
 
 
 def test_there_are_roles():
-    assert NAMES == ["host", "network", "sandbox"]
+    assert NAMES == ["host", "image", "network", "sandbox"]
 
 
 @pytest.mark.parametrize("role", NAMES)
@@ -82,6 +82,14 @@ def test_the_role_hands_on_every_option_of_a_network():
     given = task["bulkhead.isolation.network"]
     assert set(given) == set(documented)
     assert all(text == "{{ item.%s | default(omit) }}" % name for name, text in given.items() if name != "name")
+
+
+def test_the_role_hands_on_every_option_of_an_image():
+    path = os.path.join(ROLES, "..", "plugins", "modules", "image.py")
+    with open(path, encoding="utf-8") as stream:
+        documented = yaml.safe_load(re.search(r'DOCUMENTATION = r"""\n(.*?)"""', stream.read(), re.S).group(1))["options"]
+    task = next(task for task in load("image", "tasks", "main.yml") if task["name"] == "Bring about the images")
+    assert set(task["bulkhead.isolation.image"]) == set(documented)
 
 
 def test_the_policy_of_the_role_is_that_of_the_module():

@@ -41,7 +41,7 @@ class ImageSpec:
         spec.platform = each("platform", _platform) or oci.own_platform()
         spec.digest = each("digest", _digest)
         spec.export = each("export", values.absolute)
-        spec.config = each("config", _config) or {}
+        spec.config = each("config", _config)
         spec.limits = dict(LIMITS, **(each("limits", _limits) or {}))
         spec._check(options, prefix, problems)
         spec.key = spec.name or ""

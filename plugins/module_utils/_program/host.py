@@ -16,6 +16,7 @@ from .._kernel import nsfs
 from .._kernel import syscalls as sc
 from .._model import values
 from .._model.errors import BulkheadError
+from .._resources import _store
 from .._supervisor import boot, entry, runit, scan, subtree, systemctl
 from . import archive, whole
 
@@ -62,6 +63,9 @@ def plan(host, spec, plan):
         plan.add("remove %s %s" % (noun, name),
                  lambda each=(name, resource): whole.remove(host, each[0], each[1], remove_data=spec.remove_data, keep_record=spec.clear))
     if not spec.clear:
+        if spec.remove_data and not _store.is_empty(host):
+            plan.differ("images", _store.names(host), [])
+            plan.add("remove all images", lambda: _store.clear(host))
         boot.plan_removal(host, plan)
         _plan_files(host, spec, plan)
     if plan.steps or any(host.mounts().top(path) is not None for path, flags, propagation in places.parts(host)) \

@@ -16,8 +16,9 @@ from . import _store
 from ._sources import Source, Tree
 
 
-def bring(host, spec, wanted, key, damaged=()):
-    """Unpack what is missing and give the image its name. ``wanted`` is the Content that was planned; ``damaged`` layers are made anew."""
+def bring(host, spec, wanted, key, config, damaged=()):
+    """Unpack what is missing and give the image its name. ``wanted`` is the Content that was planned, ``key`` Source.key() then;
+    ``config`` is said in place of what the source says; ``damaged`` layers are made anew."""
     arrival = _store.Arrival(host)
     try:
         with Source(host, spec, whole=True) as source:
@@ -27,16 +28,16 @@ def bring(host, spec, wanted, key, damaged=()):
             digests = []
             for layer in content.layers:
                 digests.append(_layer(host, spec, source, arrival, layer, digests, damaged))
-        arrival.commit(spec.name, entry(spec, content, key, digests), damaged)
+        arrival.commit(spec.name, entry(spec, content, key, config, digests), damaged)
     except BaseException:
         arrival.clear()
         raise
 
 
-def entry(spec, content, key, digests):
+def entry(spec, content, key, config, digests):
     """What the file of an image says."""
     made_from = dict(spec.made_from, path=spec.path, digest=content.digest, digests=content.digests, key=key)
-    return named(spec.name, digests, content.config, spec.config, made_from)
+    return named(spec.name, digests, content.config, config, made_from)
 
 
 def named(name, digests, own, declared, made_from):

@@ -58,6 +58,9 @@ class Source:
             os.close(fd)
         self._open = []
 
+    def exists(self):
+        return os.path.lexists(self.spec.path)
+
     def key(self):
         """What is told without reading: of a file its identity, size and times; None where that does not say enough."""
         found = self._stat()

@@ -191,6 +191,20 @@ def discard(host, name):
         os.close(fd)
 
 
+def is_empty(host):
+    """Is there neither an image nor a layer, whole or not?"""
+    return not _list(images_of(host)) and not _list(layers_of(host))
+
+
+def clear(host):
+    """Remove all images, and all layers that nothing needs."""
+    for name in names(host):
+        give_up(host, name)
+    sweep(host)
+    for digest in unused(host):
+        remove_layer(host, digest)
+
+
 def give_up(host, name):
     """Make an image one that is on its way out: sweep() does the rest."""
     os.rename("%s/%s.json" % (images_of(host), name), "%s/.%s.json.gone" % (images_of(host), name))

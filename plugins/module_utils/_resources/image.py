@@ -50,7 +50,7 @@ def _plan_present(host, spec, plan):
             own = _plan_source(host, spec, plan, known, damaged)
         except ArchiveError as exc:
             raise _refusal(spec, exc) from exc
-    if known and own is not None and known["declared_config"] != spec.config:
+    if known and own is not None and spec.config not in (None, known["declared_config"]):
         changed = _import.named(spec.name, known["layers"], own, spec.config, known["made_from"])
         plan.differ("config", known["config"], changed["config"])
         plan.add("set config of image %s" % spec.name, lambda: _store.write_image(host, spec.name, changed),
@@ -76,6 +76,11 @@ def _damaged(host, spec, known):
 def _plan_source(host, spec, plan, known, damaged):
     """The config of the image when it stays, None when it is imported."""
     with Source(host, spec) as source:
+        if host.check and not source.exists():
+            plan.warn("%s does not exist yet; an earlier task is expected to make it." % spec.path)
+            plan.add("import image %s from %s" % (spec.name, spec.path), lambda: None)
+            host.promised.add((NOUN, spec.name))
+            return None
         key, made_from = source.key(), known["made_from"] if known else {}
         same = bool(known) and not damaged and all(made_from.get(word) == value for word, value in spec.made_from.items())
         if same and key is not None and key == made_from["key"] and (spec.digest is None or spec.digest in made_from["digests"]):
@@ -93,9 +98,11 @@ def _plan_source(host, spec, plan, known, damaged):
     if damaged:
         plan.differ("damaged", sorted(damaged.values()), [])
 
+    config = spec.config if spec.config is not None else known["declared_config"] if known else {}
+
     def act():
         try:
-            _import.bring(host, spec, content, key, damaged)
+            _import.bring(host, spec, content, key, config, damaged)
         except ArchiveError as exc:
             raise _refusal(spec, exc) from exc
 
