@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .._model import rules
+from .._model.interface import OWN
 from .._model.interface_parts import MAIN
 from . import _allocation, _bandwidth, _hostnet, _links, _rules
 
@@ -33,10 +34,10 @@ def show(host, spec, uses_rules):
         "bandwidth": {"transmit": _bandwidth.show([each for each in now.space.qdiscs if each["index"] == index]), "receive": None},
         "published": [], "egress": "allow",
     }
-    shown.update({key: value for key, value in (link["data"] or {}).items() if key in ("vlan_id", "vni", "remote", "local", "port", "mode")})
+    shown.update({key: value for key, value in (link["data"] or {}).items() if key in OWN.get(kind, ())})
     if now.origin is not None:
         shown["device"] = now.origin["name"]
-    elif kind in ("macvlan", "ipvlan", "vlan", "vxlan"):
+    elif "parent" in OWN.get(kind, ()):
         shown["parent"] = _links.parent_of(host, link)
     if now.end is not None:
         _show_end(host, now, shown)
