@@ -56,6 +56,11 @@ CASES = {
 }
 
 
+LAB = ("network", dict(name="lab", subnets=["10.42.0.0/24", "fd00:42::/64"]))
+NO_LAB = ("network", dict(name="lab", state="absent"))
+NO_INTERFACE = ("interface", dict(interfaces=[dict(namespace="web", name="eth0", state="absent")]))
+
+
 def act(task):
     answer = drive.converge(*task)
     assert "error" not in answer, answer["error"]
@@ -100,6 +105,19 @@ def cycle(make, remove, times):
 @pytest.mark.parametrize("name", CASES)
 def test_made_and_removed(name):
     cycle(*CASES[name], times=CYCLES)
+
+
+def test_networks_and_their_members():
+    """Fewer, as the kernel takes its time for a bridge."""
+    cycle(LAB, NO_LAB, times=max(CYCLES // 6, 1))
+    act(LAB)
+    act(("namespace", dict(name="web", types=["net"])))
+    full = dict(namespace="web", name="eth0", network="lab", publish=["8080:80"], bandwidth={"transmit": "10mbit", "receive": "10mbit"},
+                routes=[{"to": "10.9.0.0/16", "via": "10.42.0.9"}], rules=[{"from": "10.42.0.0/24", "table": 100}])
+    cycle(("interface", dict(interfaces=[full])), NO_INTERFACE, times=max(CYCLES // 3, 1))
+    act(("namespace", dict(name="web", state="absent")))
+    cycle(sandbox(network="lab"), NO_SANDBOX, times=max(CYCLES // 6, 1))
+    act(NO_LAB)
 
 
 def test_services_started_and_removed():
