@@ -169,7 +169,7 @@ DamagedNetwork("network-mend", ("network", LAB), before=[("network", LAB)])
 THERE = SPACE + [interface(**FULL)]
 Interface("interface-create", interface())
 Interface("interface-create-full", interface(**FULL))
-OTHER = dict(FULL, addresses=["10.42.0.8/24", "fd00:42::8/64"], mtu=1300, bandwidth={"transmit": "5mbit"}, publish=[])
+OTHER = {**FULL, "addresses": ["10.42.0.8/24", "fd00:42::8/64"], "mtu": 1300, "bandwidth": {"transmit": "5mbit"}, "publish": []}
 Interface("interface-change", interface(**OTHER), before=THERE)
 Interface("interface-create-other", ("interface", dict(interfaces=[
     dict(namespace="web", name="eth1", type="macvlan", parent=BRIDGE, addresses=["10.42.0.9/24"])])))
