@@ -79,7 +79,8 @@ def test_addresses_that_are_not_named_are_left_alone_unless_the_list_is_exact():
 
 
 def test_of_a_link_that_is_to_be_down_only_what_stays_is_compared():
-    down = spec(up=False, addresses=["10.0.0.1/24", "fd00::1/64"], routes=[{"via": "10.0.0.9"}], neighbours=[{"address": "10.0.0.9", "mac": "02:00:00:00:00:09"}])
+    down = spec(up=False, addresses=["10.0.0.1/24", "fd00::1/64"], routes=[{"via": "10.0.0.9"}],
+                neighbours=[{"address": "10.0.0.9", "mac": "02:00:00:00:00:09"}])
     assert messages(changes(down, Found(["10.0.0.1/24"], up=False))) == []
     assert messages(changes(down, Found(["10.0.0.1/24"]))) == [nm.set_link(7, up=False)]
 
@@ -149,7 +150,8 @@ def limits(host, found, **wanted):
 def test_a_rate_is_a_tbf_and_changed_in_place(host):
     assert limits(host, [], rate="10mbit") == [nm.set_qdisc(7, "tbf", TBF, "1:", "root")]
     assert limits(host, [qdisc("tbf", **TBF)], rate="10mbit") == [] == limits(host, [])
-    assert limits(host, [qdisc("tbf", **dict(TBF, rate=1))], rate="10mbit") == [nm.set_qdisc(7, "tbf", TBF, "1:", "root")]
+    slower = dict(TBF, rate=1)
+    assert limits(host, [qdisc("tbf", **slower)], rate="10mbit") == [nm.set_qdisc(7, "tbf", TBF, "1:", "root")]
     assert limits(host, [qdisc("tbf", **TBF)]) == [nm.delete_qdisc(7)]
 
 
@@ -259,7 +261,8 @@ def wire(monkeypatch):
 
 
 def making(name):
-    return _link_acts.Act(pin="/netns/" + name, name="eth0", index=2, outside=lambda netns: [nm.new_link("bh" + name, "veth"), nm.set_link("bh" + name, up=True)],
+    return _link_acts.Act(pin="/netns/" + name, name="eth0", index=2,
+                          outside=lambda netns: [nm.new_link("bh" + name, "veth"), nm.set_link("bh" + name, up=True)],
                           inside=lambda index: [nm.new_address(index, "10.0.0.2/24")], clean=_link_acts.Act(
                               pin="/netns/" + name, name="eth0", leaves=lambda index, home: [nm.delete_link(index)]))
 
@@ -285,7 +288,8 @@ def test_links_that_go_are_one_group(wire, monkeypatch):
     acts = [_link_acts.Act(goes="bh%d" % number) for number in range(3)]
     monkeypatch.setattr(_hostnet, "links", lambda host: {"bh%d" % number: {"name": "bh%d" % number, "group": _link_acts.GROUP} for number in range(4)})
     _link_acts.do(Host(), acts)
-    assert sent == [(None, ["change the link bh0", "change the link bh1", "change the link bh2"]), (None, ["remove the links of group %d" % (_link_acts.GROUP + 1)])]
+    assert sent == [(None, ["change the link bh0", "change the link bh1", "change the link bh2"]),
+                    (None, ["remove the links of group %d" % (_link_acts.GROUP + 1)])]
     del sent[:]
     _link_acts.do(Host(), [_link_acts.Act(goes="bh%d" % number) for number in range(4)])
     assert sent == [(None, ["remove the links of group %d" % _link_acts.GROUP])]

@@ -47,7 +47,8 @@ def test_only_what_is_named_is_declared():
 
 
 def test_defaults_are_merged_by_key_and_the_rules_of_the_task_hold_for_all():
-    specs, errors = parse({"namespace": "web", "name": "eth0", "bandwidth": {"receive": "2mbit"}, "mtu": None}, {"namespace": "db", "name": "eth0", "force": False},
+    specs, errors = parse({"namespace": "web", "name": "eth0", "bandwidth": {"receive": "2mbit"}, "mtu": None},
+                          {"namespace": "db", "name": "eth0", "force": False},
                           defaults={"network": "lab", "bandwidth": {"transmit": "1mbit"}, "mtu": 1400}, force=True, on_mismatch="recreate")
     assert errors == []
     assert sorted(specs[0].bandwidth) == ["receive", "transmit"] and sorted(specs[1].bandwidth) == ["transmit"]
@@ -61,7 +62,8 @@ def test_the_network_of_a_sandbox_is_its_eth0():
     assert [(spec.key, spec.type, spec.network, spec.exact) for spec in specs] == [("web/eth0", "veth", "lab", True), ("web/eth1", "dummy", None, True)]
     specs = model.of_sandbox({"network": {"name": "lab", "publish": [80]}}, "s", problems, "web")
     assert specs[0].network == "lab" and specs[0].publish[0]["port"] == (80, 80) and problems.errors == []
-    model.of_sandbox({"network": {"name": "lab", "type": "macvlan"}, "interfaces": [{"name": "eth0", "namespace": "other", "network": "lab"}]}, "s", problems, "web")
+    model.of_sandbox({"network": {"name": "lab", "type": "macvlan"}, "interfaces": [{"name": "eth0", "namespace": "other", "network": "lab"}]},
+                     "s", problems, "web")
     assert problems.errors == ["s.network: is of type veth, and its name is the network's: leave out network and type",
                                "s.interfaces[0].namespace: there is no such option. Did you mean name?"]
 
@@ -104,7 +106,8 @@ def test_forms_of_published_ports(value):
     assert part(parts.publish, [as_dictionary]) == ([wanted], [])
 
 
-@pytest.mark.parametrize("value", ["", ":", "::", "80:", "x:80", "80:80/icmp", "fd00::1:80:80", "1.2.3.4.5:80:80", "80-70:80-70", {"host_port": None}, None, True, [80]])
+@pytest.mark.parametrize("value", ["", ":", "::", "80:", "x:80", "80:80/icmp", "fd00::1:80:80", "1.2.3.4.5:80:80", "80-70:80-70", {"host_port": None},
+                                   None, True, [80]])
 def test_what_is_no_published_port(value):
     found, errors = part(parts.publish, [value])
     assert errors and all(error.startswith("it[0]") for error in errors)
@@ -145,7 +148,8 @@ def test_egress_denies_when_something_is_allowed():
 
 
 def test_bandwidth_in_the_words_of_tc():
-    found, errors = part(parts.bandwidth, {"transmit": "10mbit", "receive": {"rate": "1gbit", "burst": "1M", "delay": "80ms", "jitter": "10ms", "loss": "0.5%"}})
+    found, errors = part(parts.bandwidth, {"transmit": "10mbit", "receive": {
+        "rate": "1gbit", "burst": "1M", "delay": "80ms", "jitter": "10ms", "loss": "0.5%"}})
     assert errors == []
     assert found == {"transmit": {"rate": 10000000, "burst": None, "delay": None, "jitter": None, "loss": None},
                      "receive": {"rate": 1000000000, "burst": 1 << 20, "delay": 80000, "jitter": 10000, "loss": 0.5}}

@@ -46,7 +46,8 @@ def show(found):
         if qdisc["kind"] == "tbf":
             shown.update(rate=addresses.show_rate(qdisc["options"]["rate"] * 8), burst=qdisc["options"]["burst"])
         elif qdisc["kind"] == "netem":
-            shown.update({key: qdisc["options"][key] for key in ("delay", "jitter", "loss") if qdisc["options"].get(key)})
+            shown.update({key: round(qdisc["options"][key]) for key in ("delay", "jitter") if qdisc["options"].get(key)})
+            shown.update({"loss": qdisc["options"]["loss"]} if qdisc["options"].get("loss") else {})
         if qdisc["kind"] in ("tbf", "netem") and qdisc["parent"] == "root":
             shown.update(bytes=qdisc["stats"]["bytes"], packets=qdisc["stats"]["packets"], drops=qdisc["stats"]["drops"],
                          overlimits=qdisc["stats"]["overlimits"])
