@@ -316,6 +316,29 @@ def test_what_was_not_made_by_us_is_not_cleaned_up(wire):
     assert sent == [(None, ["make the veth bha", "change the link bha"])]
 
 
+def test_without_netlink_each_step_tells_why(wire, monkeypatch):
+    def lacking(path=None, proc="/proc"):
+        raise OSError(65, "python3 cannot import pyroute2: install python3-pyroute2")
+
+    plans = [plan_of(making("a")), plan_of(making("b"))]
+    monkeypatch.setattr(netlink, "open", lacking)
+    run_together(Host(), plans)
+    for plan in plans:
+        with pytest.raises(BulkheadError, match="Cannot create it: python3 cannot import pyroute2: install python3-pyroute2"):
+            run_plan(plan)
+
+
+def test_what_the_kernel_turns_out_not_to_have_is_named(wire, monkeypatch):
+    class Lacking(Wire):
+        def send(self, messages):
+            if messages:
+                raise netlink.NetlinkError(95, "Unknown device type", messages[0])
+
+    monkeypatch.setattr(netlink, "open", lambda path=None, proc="/proc": Lacking([], (), path))
+    with pytest.raises(BulkheadError, match="Cannot create it: the kernel has no veth. Install the module of it, or a kernel that has one."):
+        run_plan(plan_of(making("a")))
+
+
 def test_a_step_is_taken_back_only_where_it_was_taken(wire):
     sent, refused = wire
     plan = plan_of(_link_acts.Act(outside=lambda unused: [nm.set_link(3, mtu=1400)]), _link_acts.Act(outside=lambda unused: [nm.set_link(3, mtu=1500)]))

@@ -20,6 +20,7 @@ def show(host, spec, uses_rules):
     link = now.link
     if link is None:
         return None
+    now.space.read(("addresses", "routes", "qdiscs"))
     index = link["index"]
     kind = link["kind"] or "device"
     kind = next((name for name, word in _links.KINDS.items() if word == kind), kind)

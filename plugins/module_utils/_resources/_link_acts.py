@@ -14,6 +14,7 @@ import errno
 
 from .._kernel import netlink, nsfs
 from .._kernel import netmessages as nm
+from .._model.errors import BulkheadError
 from . import _hostnet
 
 GROUP = 0x62680000  # of the host ends that are there
@@ -63,9 +64,11 @@ def add(host, plan, words, act, back=None, ahead=True, done=None, forget=None):
     def apply():
         try:
             finish(host, act)
-        except OSError:
+        except OSError as exc:
             if forget is not None and (act.clean is None or act.clean.error is None):
                 forget()
+            if getattr(exc, "lacks", None):
+                raise BulkheadError("Cannot %s: the kernel has no %s. Install the module of it, or a kernel that has one." % (words, exc.lacks)) from exc
             raise
         if done is not None:
             done()
@@ -94,10 +97,14 @@ def do(host, acts):
         act.done = True
         if act.begin is not None:
             act.begin()
-    with netlink.open(proc=host.proc) as net:
-        _remove(host, net, [act for act in acts if act.goes is not None])
-        for start in range(0, len(acts), _AT_ONCE):
-            _chunk(host, net, acts[start:start + _AT_ONCE])
+    try:
+        with netlink.open(proc=host.proc) as net:
+            _remove(host, net, [act for act in acts if act.goes is not None])
+            for start in range(0, len(acts), _AT_ONCE):
+                _chunk(host, net, acts[start:start + _AT_ONCE])
+    except OSError as exc:  # of no message but of all of it; where pyroute2 is missing nothing was sent
+        for act in acts:
+            act.failed(exc, first=exc.errno == errno.ENOPKG)
     host.drop("host's network")
     cleaners = [act.clean for act in acts if act.error is not None and act.clean is not None]
     if cleaners:
