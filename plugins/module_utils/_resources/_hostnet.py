@@ -33,20 +33,24 @@ def _found(host):
 
 
 def _read(host):
-    try:
-        with netlink.open(proc=host.proc) as net:
-            return {link["name"]: link for link in net.links()}, list(net.addresses()), list(net.routes())
-    except OSError as exc:
-        if exc.errno != errno.ENOPKG or not host.check:
-            raise
-        host.warn("Cannot read the host's network: %s. An earlier task is expected to do so." % exc.strerror)
-        return {}, [], []
+    with netlink.Net(None, host.proc) as net:  # reading needs no pyroute2
+        return {link["name"]: link for link in net.links()}, list(net.addresses()), list(net.routes())
 
 
 def read(host, what, *arguments):
     """What else there is to be asked: fdb, neighbours, ..."""
-    with netlink.open(proc=host.proc) as net:
+    with netlink.Net(None, host.proc) as net:
         return list(getattr(net, what)(*arguments))
+
+
+def need(host):
+    """Refuse before anything is touched where nothing could be sent. In check mode an earlier task may be to install what it needs."""
+    try:
+        netlink.open(proc=host.proc).close()
+    except OSError as exc:
+        if exc.errno != errno.ENOPKG or not host.check:
+            raise
+        host.warn("Cannot change the host's network: %s. An earlier task is expected to do so." % exc.strerror)
 
 
 def send(host, messages):

@@ -43,6 +43,7 @@ def find(host, specs, gone=()):
 
     ``gone`` are namespaces whose interfaces all go. Of one with exact Specs, those that these do not name go, too.
     """
+    _hostnet.need(host)
     known = host.cached((NOUN, "declared"), dict)  # of this run: {key: Spec}
     known.update((spec.key, spec) for spec in specs)
     host.drop((NOUN, "declared by namespace"))

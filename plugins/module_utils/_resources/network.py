@@ -97,6 +97,7 @@ class _Now:
 
 
 def find(host, specs):
+    _hostnet.need(host)
     for spec in specs:
         _rules.expect(host, _now(host, spec).things)
 
