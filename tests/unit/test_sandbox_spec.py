@@ -128,7 +128,8 @@ def test_a_default_network_is_one_for_all():
 
 
 @pytest.mark.parametrize(("changes", "path"), [
-    ({"network": "l b"}, "network.network"), ({"network": {"name": "lab", "mtu": 1}}, "network.mtu"),
+    ({"network": "l b"}, "network"), ({"network": 5}, "network"), ({"network": {"name": "l b"}}, "network.name"), ({"network": {"mtu": 1500}}, "network.name"),
+    ({"network": {"name": "lab", "mtu": 1}}, "network.mtu"), ({"network": {"name": "lab", "colour": 1}}, "network.colour"),
     ({"network": "lab", "namespaces": {"types": ["uts"]}}, "network"), ({"interfaces": [{"name": "d", "type": "dummy"}], "namespaces": ...}, "interfaces"),
     ({"interfaces": [{"name": "a" * 16, "type": "dummy"}]}, "interfaces[0].name"), ({"interfaces": {}}, "interfaces"),
     ({"network": "lab", "interfaces": [{"name": "eth0", "type": "dummy"}]}, "interfaces[0].name"),
@@ -141,7 +142,7 @@ def test_one_error_of_a_network_with_its_path(changes, path):
 def test_two_sandboxes_cannot_have_one_address_or_port():
     errors = parse(dict(WEB, network={"name": "lab", "addresses": ["10.42.0.5/24"], "publish": ["8080:80"]}),
                    dict(WEB, name="b", network={"name": "lab", "addresses": ["10.42.0.5/24"], "publish": ["8080:81"]}))[1]
-    assert [error.split(": ")[0] for error in errors] == ["sandboxes[1].network.addresses", "sandboxes[1].network.publish"]
+    assert {error.split(": ")[0] for error in errors} == {"sandboxes[1].network.addresses", "sandboxes[1].network.publish"}
 
 
 # -- the policy of a run

@@ -152,11 +152,14 @@ def of_sandbox(options, path, problems, name):
     """The interfaces of a sandbox: `network` (a name, or {name: of the network, …options}) is its eth0, `interfaces` are more."""
     entries = []
     if options.get("network") is not None:
-        value = options["network"]
-        value = {"name": value} if isinstance(value, str) else dict(values.mapping(value, path + ".network", problems))
+        value, where = options["network"], path + ".network"
+        if isinstance(value, dict):
+            where += ".name"
+        value = value if isinstance(value, dict) else {"name": value}
+        network = values.name(value.get("name"), where, problems) or "unnamed"  # so that this is told once, and where it was written
         if value.get("network") is not None or value.get("type") is not None:
             problems.add(path + ".network", "is of type veth, and its name is the network's: leave out network and type")
-        entries.append((dict(value, name="eth0", type="veth", network=value.get("name")), path + ".network"))
+        entries.append((dict(value, name="eth0", type="veth", network=network), path + ".network"))
     for index, entry in enumerate(values.items(options.get("interfaces"), path + ".interfaces", problems)):
         here = "%s.interfaces[%d]" % (path, index)
         entries.append((values.mapping(entry, here, problems), here))
