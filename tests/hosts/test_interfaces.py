@@ -10,8 +10,6 @@ import json
 
 import pytest
 
-PACKAGES = "python3-pyroute2 wireguard-tools"
-
 # One Python on the host for all of it, as each start of one costs seconds there.
 TYPES = """
 import json
@@ -49,7 +47,7 @@ def gone():
     assert inside("ip", "-o", "link").count("\\n") == 1
 
 
-drive.converge("namespace", {"name": "web", "types": ["net"]})
+assert "error" not in drive.converge("namespace", {"name": "web", "types": ["net"]})
 command("ip", "link", "add", "card", "type", "veth", "peer", "name", "far")
 command("ip", "link", "set", "card", "up")
 command("ip", "link", "set", "far", "up")
@@ -79,6 +77,7 @@ import drive
 
 bandwidth = {"transmit": {"rate": "5mbit", "delay": "40ms", "jitter": "1ms", "loss": "0.5%"}, "receive": {"delay": "20ms"}}
 one = {"namespace": "web", "name": "eth0", "network": "lab", "bandwidth": bandwidth}
+assert "error" not in drive.converge("namespace", {"name": "web", "types": ["net"]})
 assert "error" not in drive.converge("network", {"name": "lab", "subnets": ["10.42.0.0/24", "fd00:42::/64"]})
 answers = [drive.converge("interface", {"interfaces": [one]}, check) for check in (True, False, True, False)]
 assert [answer["changed"] for answer in answers] == [True, True, False, False], answers
@@ -123,7 +122,7 @@ print(json.dumps(drive.info("interface", namespace="web")["interfaces"]))
 def ready(machine):
     """The host with the packages that the role network installs."""
     machine.reset()
-    machine.run("apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends %s >/dev/null" % PACKAGES, patience=900)
+    machine.install("python3-pyroute2", "wireguard-tools")
     yield machine
     machine.reset()
 
