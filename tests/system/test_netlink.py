@@ -60,7 +60,8 @@ def test_reading_does_not_import_pyroute2():
 
 
 def test_without_pyroute2_it_says_what_to_install():
-    said = python("sys.modules['pyroute2'] = None\ntry:\n    netlink.open()\nexcept OSError as exc:\n    print(exc.strerror)\n")
+    said = python("sys.modules['pyroute2'] = None\nnet = netlink.open()\nassert net.link('lo')\n"
+                  "try:\n    net.send([ask.set_link('lo', up=True)])\nexcept OSError as exc:\n    print(exc.strerror)\n")
     assert said == "there is no Python module pyroute2 for %s: install python3-pyroute2, 0.5.14 or newer\n" % sys.executable
 
 

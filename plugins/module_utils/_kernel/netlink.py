@@ -66,11 +66,15 @@ def _unknown_kind(number, words, message):
     return number == errno.ENOENT and "kind is unknown" in words
 
 
-def open(path=None, proc="/proc"):  # pylint: disable=redefined-builtin
-    """A `Net` on the namespace pinned at ``path``, or on the caller's own. OSError (ENOPKG) where there is no pyroute2."""
+def need():
+    """OSError (ENOPKG) where nothing could be sent, as there is no pyroute2: to be asked before anything is changed."""
     missing = _netformat.missing()
     if missing:
         raise OSError(errno.ENOPKG, "%s for %s: install python3-pyroute2, 0.5.14 or newer" % (missing, sys.executable))
+
+
+def open(path=None, proc="/proc"):  # pylint: disable=redefined-builtin
+    """A `Net` on the namespace pinned at ``path``, or on the caller's own. Reading needs no pyroute2."""
     return Net(path, proc)
 
 
@@ -108,6 +112,7 @@ class Net:
         Raises NetlinkError for the first that was refused and not tolerated.
         """
         waiting, data, failed = {}, bytearray(), []
+        need()
         for message in messages:
             self._sequence += 1
             encoded = _netformat.encode(message, self._sequence, _NLM_F_REQUEST | _NLM_F_ACK)

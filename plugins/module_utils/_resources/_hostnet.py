@@ -33,20 +33,20 @@ def _found(host):
 
 
 def _read(host):
-    with netlink.Net(None, host.proc) as net:  # reading needs no pyroute2
+    with netlink.open(proc=host.proc) as net:
         return {link["name"]: link for link in net.links()}, list(net.addresses()), list(net.routes())
 
 
 def read(host, what, *arguments):
     """What else there is to be asked: fdb, neighbours, ..."""
-    with netlink.Net(None, host.proc) as net:
+    with netlink.open(proc=host.proc) as net:
         return list(getattr(net, what)(*arguments))
 
 
 def need(host):
     """Refuse before anything is touched where nothing could be sent. In check mode an earlier task may be to install what it needs."""
     try:
-        netlink.open(proc=host.proc).close()
+        netlink.need()
     except OSError as exc:
         if exc.errno != errno.ENOPKG or not host.check:
             raise

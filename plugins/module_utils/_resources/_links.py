@@ -35,7 +35,7 @@ class Space:
         if missing and not self.alive:
             self._read.update((kind, []) for kind in missing)
         elif missing:
-            with netlink.Net(self.path, self.host.proc) as net:  # reading needs no pyroute2
+            with netlink.open(self.path, self.host.proc) as net:
                 self._read.update((kind, getattr(net, kind)()) for kind in missing)
 
     def __getattr__(self, kind):
