@@ -353,6 +353,11 @@ def test_the_gateway_keeps_its_address_whoever_comes(converge):
     spaces.command("ip", "link", "set", "uplink", "nomaster")
 
 
+def known(device):
+    """The addresses that the host knows members by, whatever they say themselves."""
+    return {each["dst"] for each in spaces.ip("neighbour", "show", "nud", "permanent", "dev", device) if not each["dst"].startswith("ff")}
+
+
 def test_ports_follow_the_network(converge):
     converge("network", **LAB)
     member()
@@ -364,9 +369,26 @@ def test_ports_follow_the_network(converge):
     spaces.command("ip", "link", "set", end, "type", "bridge_slave", "isolated", "off")
     assert converge("network", **LAB)["actions"] == ["set isolated of web/eth0 of network lab"] and spaces.port("isolated", end)
     assert spaces.port("locked", end)
+    assert {each.split("/")[0] for each in spaces.addresses(space="web")} <= known("bh-lab")
     converge("network", antispoof=False, **LAB)
-    assert not spaces.port("locked", end)
+    assert not spaces.port("locked", end) and not known("bh-lab")
     assert not converge("network", **LAB)["changed"]
+    converge("network", antispoof=True, **LAB)
+    assert spaces.port("locked", end) and len(known("bh-lab")) == 4
+    for again in (False, True):
+        answer = drive.converge("interface", spaces.declare(spaces.eth0(), spaces.eth0(namespace="cache")))
+        assert "error" not in answer and not answer["changed"], answer
+
+
+def test_a_bridge_that_is_renamed_keeps_its_members(converge):
+    converge("network", mode="routed", **LAB)
+    member()
+    proxies = spaces.ip("-6", "neighbour", "show", "proxy", "dev", "bh-lab")
+    before = known("bh-lab")
+    converge("network", device="mine", **LAB)
+    assert [each["dst"] for each in spaces.ip("-6", "neighbour", "show", "proxy", "dev", "mine")] == [each["dst"] for each in proxies] != []
+    assert known("mine") == before and len(before) == 2
+    assert not converge("network", **LAB)["changed"] and show()["members"][0]["name"] == "web/eth0"
 
 
 def test_routed_members_are_answered_for(converge):

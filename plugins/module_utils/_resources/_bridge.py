@@ -210,14 +210,16 @@ def _set_sysctls(host, device, values):
 # -- its ports
 
 def _plan_ports(host, spec, found, used, change, plan):
-    """What the network says of its members: do they see each other's frames, is each held to its address, are they answered for?"""
+    """What the network says of its members: do they see each other's frames, is each held to its address and known by it, are they
+    answered for? A bridge that was down, as one is that is renamed, has forgotten its neighbours.
+    """
     members = {owner: port for owner, port in sorted(found.members().items()) if port["port"]}
 
     def send(make, things):
         _hostnet.send(host, [make(*thing) for thing in things])
 
-    def switch(key, words, missing, add, take):
-        change(key, words, [], missing, lambda after: send(add if after else take, after or missing))
+    def switch(key, words, things, forth, back):
+        change(key, words, None, things, lambda after: send(forth if after else back, things))
 
     if spec.antispoof:
         if any("locked" not in port["port"] for port in members.values()):
@@ -233,13 +235,27 @@ def _plan_ports(host, spec, found, used, change, plan):
             change(flag, "set %s of %s" % (flag, ", ".join(wrong)), wrong, dict.fromkeys(wrong, wanted), lambda values, flag=flag: send(
                 lambda owner, value: netmessages.set_port(members[owner]["index"], **{flag: value}), values.items()))
     index = found.link["index"]
-    proxies = {each["address"] for each in _hostnet.read(host, "neighbours") if each["index"] == index and each["proxy"]}
-    wanted = {address for address, owner in used.addresses.items() if owner in members and addresses.family(address) == 6} if spec.routed else set()
+    there = [] if found.link["name"] != spec.device else [each for each in _hostnet.read(host, "neighbours") if each["index"] == index]
+    macs, mine = {owner: mac for mac, owner in used.macs.items()}, {each: owner for each, owner in used.addresses.items() if owner in members}
+    known = {(each["address"], each["mac"]) for each in there if not each["proxy"] and each["address"] in mine}
+    wanted = {(address, macs[owner]) for address, owner in mine.items()} if spec.antispoof else set()
+    if wanted - known:
+        switch("neighbours", "know members by their addresses", [(index,) + pair for pair in sorted(wanted - known)], netmessages.new_neighbour,
+               _no_neighbour)
+    if known and not spec.antispoof:
+        switch("neighbours", "do not know members by their addresses", [(index,) + pair for pair in sorted(known)], _no_neighbour,
+               netmessages.new_neighbour)
+    proxies = {each["address"] for each in there if each["proxy"]}
+    wanted = {address for address in mine if addresses.family(address) == 6} if spec.routed else set()
     if wanted - proxies:
         switch("proxies", "answer for members", [(index, address) for address in sorted(wanted - proxies)], netmessages.new_proxy, _no_proxy)
     if proxies - wanted:
         extra = [(index, address) for address in sorted(proxies - wanted)]
-        change("proxies", "do not answer for addresses", extra, [], lambda after: send(netmessages.new_proxy if after else _no_proxy, extra))
+        switch("proxies", "do not answer for addresses", extra, _no_proxy, netmessages.new_proxy)
+
+
+def _no_neighbour(index, address, unused):
+    return netmessages.delete_neighbour(index, address)
 
 
 def _no_proxy(index, address):
