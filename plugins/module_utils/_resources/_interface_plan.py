@@ -31,6 +31,8 @@ def firewall(host, plan, thing):
     """The steps by which the firewall learns of it, before or after those of the link."""
     part, before = Plan(), _rules.owners(host).get(thing.owner, {})
     _rules.plan(host, part, thing)
+    if not part.steps:
+        return
     plan.take(part, "firewall")
     for key, show in (("publish", _interface_show.published), ("egress", _interface_show.egress)):
         texts = show(before), show(thing.elements())
@@ -273,7 +275,7 @@ def _record(host, spec, plan):
 
 def absent(host, spec, plan, way=_steps.Way()):
     """Plan an interface that is not to be there. What the firewall and the records know of it goes, too."""
-    now = _links.found(host, spec)
+    now = _links.found(host, spec, going=True)
     if now.link is not None and not now.ours(host, spec) and not spec.force:
         raise BulkheadError("Cannot remove interface %s: it was made by somebody else. Set force: true to remove it all the same." % spec.key)
     _steps.clear(host, spec, now, plan, way)

@@ -96,15 +96,14 @@ def clear(host, spec, now, plan, way):
 def remove(host, spec, now, plan, way):
     """The step that takes a link away, and what of it does not go with the link; a device goes back to where it came from."""
     former = spec.former if spec.former is not None else spec
-    act = _link_acts.Act(now.space.path if now.space.alive else None, spec.name)
+    act = _link_acts.Act(name=spec.name)
     words, gone = "remove interface %s" % spec.key, namespace_wide(spec, now)
     if now.link is not None:
         plan.differ("type", former.type if spec.state == "absent" else now.link["kind"], None)
     messages = _ports.removal(host, former, _links.mac_of(former)) if spec.net is None else []  # else it goes on under that name
-    act.outside = lambda unused: messages
+    act.outside = (lambda unused: messages) if messages else None
     if now.end is not None:
         act.goes = now.end["name"]
-        act.pin = act.pin if gone else None  # nothing is done inside
     elif now.link is not None and (now.origin is not None or former.type == "device"):
         words = "move %s back to the host" % spec.key
         act.index, (back, act.outside) = now.link["index"], _devices.move_back(host, spec, now)
@@ -114,6 +113,8 @@ def remove(host, spec, now, plan, way):
         act.leaves = lambda index, home: gone + [nm.delete_link(index)]
     if gone and act.leaves is None:
         act.name, act.leaves = None, lambda unused, home: gone
+    if act.leaves is not None:
+        act.pin = now.space.path
     _link_acts.add(host, plan, words, act, ahead=way.ahead, done=lambda: host.claims.drop(NOUN, spec.key))
 
 

@@ -75,10 +75,14 @@ class Found:
 
     __slots__ = ("space", "link", "end", "rest", "stray", "claim")
 
-    def __init__(self, host, spec):
+    def __init__(self, host, spec, going=False):
         self.space = space(host, spec.namespace)
-        self.link = self.space.link(spec.name)
         self.claim = host.claims.read(NOUN, spec.key)
+        if going and marked(host, spec.key):
+            self.end, self.rest, self.stray = _hostnet.links(host)[host_end(spec.key)], None, None
+            self.link = {"kind": "veth", "index": self.end["parent"]}
+            return
+        self.link = self.space.link(spec.name)
         moved = self.origin is not None or spec.former is not None and spec.former.type == "device"  # then its other end is somebody's
         self.end = None if moved else _end(host, spec.key, self.link)
         rest = _hostnet.links(host).get(host_end(spec.key))
@@ -107,9 +111,15 @@ class Found:
         return ((self.claim or {}).get("identity") or {}).get("origin")
 
 
-def found(host, spec):
-    """The Found of this run."""
-    return host.cached((NOUN, spec.key), lambda: Found(host, spec))
+def found(host, spec, going=False):
+    """The Found of this run. One that is ``going`` is known by its marked end: its namespace is not looked into."""
+    return host.cached((NOUN, spec.key, going), lambda: Found(host, spec, going))
+
+
+def marked(host, key):
+    """Has the host the end of a veth that is marked as this interface's?"""
+    end = _hostnet.links(host).get(host_end(key))
+    return end is not None and end["kind"] == "veth" and _hostnet.member(end) == key
 
 
 def _end(host, key, link):

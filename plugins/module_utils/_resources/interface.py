@@ -59,7 +59,8 @@ def find(host, specs, gone=()):
         if spec.former is not None:
             spec.former.resolved = _had(host, spec.former)
     for spec in specs:
-        _links.space(host, spec.namespace).read(_kinds(spec))
+        if spec.state == "present" or not _links.marked(host, spec.key):
+            _links.space(host, spec.namespace).read(_kinds(spec))
     for spec in present:
         spec.leads_out = _leads_out(host, spec, known)
     if not uses_rules(host):
@@ -175,7 +176,7 @@ def plan_removal(host, name, plan):
     """
     for key in keys(host, name):
         spec, part = _absent(host, key), Plan()
-        now = _links.found(host, spec)
+        now = _links.found(host, spec, going=True)
         if now.end is not None or now.rest is not None:
             part.differ("type", "veth", None)
             part.add("remove interface %s" % key, lambda spec=spec, now=now: _remove_at_end(host, spec, now))
