@@ -120,6 +120,7 @@ notes:
 seealso:
   - module: bulkhead.isolation.image_info
   - module: bulkhead.isolation.overlay
+  - module: bulkhead.isolation.sandbox
   - name: OCI image specification
     description: What an image layout is.
     link: https://github.com/opencontainers/image-spec/blob/main/spec.md
@@ -132,14 +133,13 @@ EXAMPLES = r"""
     oci: /srv/images/debian
     reference: bookworm
     allow_setuid: true
-  register: debian
 
 - name: Use it for a sandbox
   bulkhead.isolation.sandbox:
     sandboxes:
       - name: web
         namespaces: {types: [mnt, pid, uts, ipc, net]}
-        overlay: {lower: "{{ debian.image.lower }}"}
+        image: debian
 
 - name: What docker save has written, if it is what we know
   bulkhead.isolation.image:

@@ -35,6 +35,9 @@ options:
         see C(driver) of M(bulkhead.isolation.cgroup).
       - C(overlay) is a dictionary with C(lower), the layers with the topmost first. The read-write layer is below
         C(/var/lib/bulkhead/uppers/NAME) unless C(upper) and C(work) say otherwise.
+      - C(image) is the name of an image, see M(bulkhead.isolation.image), whose layers are those of the overlay. C(overlay) can
+        then say the rest, as C(options) or C(read_only). A service that names no C(command) takes that, and what it does not say of
+        C(environment), C(user), C(group), C(cwd) and C(health), from the image.
       - C(root) is a directory to use as the root in place of an overlay.
       - C(network) is the name of a network, see M(bulkhead.isolation.network), or a dictionary with its C(name) and what
         M(bulkhead.isolation.interface) knows of C(addresses), C(publish), C(egress), C(bandwidth), C(aliases) and so on. It is
@@ -102,6 +105,14 @@ author:
 """
 
 EXAMPLES = r"""
+- name: The service that an image is made for
+  bulkhead.isolation.sandbox:
+    sandboxes:
+      - name: cache
+        namespaces: {types: [net, uts, ipc, mnt, pid, cgroup]}
+        image: redis
+        services: [{name: redis}]
+
 - name: Two services, each in a sandbox of its own
   bulkhead.isolation.sandbox:
     defaults:

@@ -20,25 +20,30 @@ from .service import ServiceSpec
 
 PREFIX = "bulkhead/"  # sandbox `web` lives in the cgroup bulkhead/web
 UPPERS = "/var/lib/bulkhead/uppers"
+IMAGES = "/var/lib/bulkhead/images"
 ROOT_KEYS = ("bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
 POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge")  # of the run; not part of what is declared
 NETWORK_KEYS = ("network", "interfaces")
-KEYS = ("name", "state", "namespaces", "cgroup", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
+KEYS = ("name", "state", "namespaces", "cgroup", "image", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
 STATES = ("present", "absent")
 
 
 class SandboxSpec:
-    """One sandbox; ``options`` is the declaration as it is recorded."""
+    """One sandbox; ``options`` is the declaration as it is recorded.
 
-    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "overlay", "root", "interfaces", "services", "policy",
-                 "purged")
+    With ``image`` the layers of the overlay, and services that name no command (``of_image``: {place in the list: what is declared of
+    it}), are stand-ins until the image is read.
+    """
+
+    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "image", "overlay", "root", "interfaces", "services", "of_image",
+                 "policy", "purged")
 
     def __init__(self, name, policy):
         self.key = name
         self.state = "present"
         self.options = {}
-        self.cgroup = self.namespaces = self.overlay = self.root = None
-        self.interfaces, self.services = [], []
+        self.cgroup = self.namespaces = self.image = self.overlay = self.root = None
+        self.interfaces, self.services, self.of_image = [], [], {}
         self.policy = policy
         self.purged = False
 
@@ -81,6 +86,8 @@ class SandboxSpec:
         for index, service in enumerate(values.items(options.get("services"), path + ".services", problems)):
             here = "%s.services[%d]" % (path, index)
             service = values.mapping(service, here, problems)
+            if self.image and service and service.get("command") is None:
+                self.of_image[index], service = service, dict(service, command=["/"])
             parsed = ServiceSpec.from_options(service, here, problems, sandbox=self)
             if parsed.name in seen:
                 problems.add(here + ".name", "%s is the name of two services" % values.quoted(service["name"]))
@@ -101,11 +108,18 @@ class SandboxSpec:
     def _root(self, options, path, problems):
         """The overlay or the directory that is the root, and what is mounted in it."""
         prepared = self.namespaces is not None and "mnt" in (self.namespaces.types or ())
-        if options.get("overlay") is not None and options.get("root") is not None:
-            problems.add(path + ".root", "a sandbox has one root: give overlay or root")
+        given, self.image = options.get("overlay"), None
+        if options.get("image") is not None:
+            self.image = values.name(options["image"], path + ".image", problems)
+            given = values.mapping(given, path + ".overlay", problems)
+            if given.get("lower") is not None:
+                problems.add(path + ".overlay.lower", "the layers are those of the image. Leave it out")
+            given = dict(given, lower=["%s/%s.json" % (IMAGES, self.image)])
+        if given is not None and options.get("root") is not None:
+            problems.add(path + ".root", "a sandbox has one root: give overlay, image or root")
             return
-        if options.get("overlay") is not None:
-            self.overlay = OverlaySpec.from_options(values.mapping(options["overlay"], path + ".overlay", problems),
+        if given is not None:
+            self.overlay = OverlaySpec.from_options(values.mapping(given, path + ".overlay", problems),
                                                     path + ".overlay", problems, defaults=overlay_defaults(self.key))
             self.overlay.on_mismatch = self.policy["on_mismatch"]
         base = self.overlay
@@ -119,7 +133,7 @@ class SandboxSpec:
                                               maps=(self.namespaces.uid_map, self.namespaces.gid_map))
             self.root.named = any(each.network for each in self.interfaces)
         elif extra:
-            problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay or root, and the namespace type mnt")
+            problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay, image or root, and the namespace type mnt")
 
 
 def overlay_defaults(name):

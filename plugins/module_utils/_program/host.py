@@ -16,7 +16,6 @@ from .._kernel import nsfs
 from .._kernel import syscalls as sc
 from .._model import values
 from .._model.errors import BulkheadError
-from .._resources import _store
 from .._supervisor import boot, entry, runit, scan, subtree, systemctl
 from . import archive, whole
 
@@ -63,9 +62,8 @@ def plan(host, spec, plan):
         plan.add("remove %s %s" % (noun, name),
                  lambda each=(name, resource): whole.remove(host, each[0], each[1], remove_data=spec.remove_data, keep_record=spec.clear))
     if not spec.clear:
-        if spec.remove_data and not _store.is_empty(host):
-            plan.differ("images", _store.names(host), [])
-            plan.add("remove all images", lambda: _store.clear(host))
+        if spec.remove_data:
+            _images().plan_none(host, plan)
         boot.plan_removal(host, plan)
         _plan_files(host, spec, plan)
     if plan.steps or any(host.mounts().top(path) is not None for path, flags, propagation in places.parts(host)) \
@@ -75,6 +73,12 @@ def plan(host, spec, plan):
         else:
             plan.differ("supervisor", "running" if scan.find(host) else "absent", "absent")
         plan.add("remove %sthe places of ours" % ("" if host.systemd else "the supervisor and "), lambda: _remove_places(host, spec.clear))
+
+
+def _images():
+    from .._resources import image  # much code, for the one who has images
+
+    return image
 
 
 def result(host, params, outcome):

@@ -129,6 +129,9 @@ def _undo(host, name, known):
 def _plan_absent(host, spec, plan):
     if spec.name not in _store.names(host):
         return
+    for name in host.records.names("sandboxes"):
+        if (host.records.options("sandboxes", name) or {}).get("image") == spec.name:
+            raise BulkheadError("Cannot remove image %s: sandbox %s is declared with it. Remove that first." % (spec.name, name))
     known = _store.image(host, spec.name) or {"layers": [], "digest": None}
     going = set(_store.unused(host, [spec.name])).intersection(known["layers"])
     for digest in dict.fromkeys(known["layers"]):
@@ -159,6 +162,13 @@ def _plan_prune(host, spec, plan):
         for digest in _store.unused(host):
             _store.remove_layer(host, digest)
     plan.add("remove unused layers", act)
+
+
+def plan_none(host, plan):
+    """No image, and no layer that nothing needs."""
+    if not _store.is_empty(host):
+        plan.differ("images", _store.names(host), [])
+        plan.add("remove all images", lambda: _store.clear(host))
 
 
 def show(host, name):

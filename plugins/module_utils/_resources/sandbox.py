@@ -59,6 +59,12 @@ def _interface():
     return interface
 
 
+def _of_image():
+    from . import _sandbox_image
+
+    return _sandbox_image
+
+
 def _interfaces_before(host, name):
     """{interface: its options} as the sandbox was declared last."""
     return {each.name: each.options for each in interfaces_of(name, host.records.options(RECORD, name) or {})}
@@ -94,6 +100,8 @@ def plan(host, spec, plan):
 # -- present
 
 def _present(host, spec, plan):
+    if spec.image is not None:
+        _of_image().fill(host, spec)
     recorded = host.records.options(RECORD, spec.key) or {}
     declared = {each.name for each in spec.services}
     for name in _services(host, spec.key):

@@ -1,0 +1,50 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A sandbox of an image: its layers, and what the image says of services that name no command."""
+
+from __future__ import annotations
+
+from .._model.errors import BulkheadError, Problems
+from .._model.service import ServiceSpec
+from . import _store
+
+_TIMES = ("interval", "timeout", "start_period")
+
+
+def fill(host, spec):
+    """Put what the image says in the place of the stand-ins."""
+    known = _store.image(host, spec.image)
+    if known is None:
+        if not host.check:
+            raise BulkheadError("Cannot make sandbox %s: there is no image %s. Import it first." % (spec.key, spec.image))
+        host.warn("There is no image %s yet; an earlier task is expected to make it." % spec.image)
+        return
+    missing = [digest for digest in known["layers"] if digest not in _store.layers(host)]
+    if missing:
+        raise BulkheadError("Cannot make sandbox %s: layer %s of image %s is missing. Import the image again." % (
+            spec.key, _store.short(missing[0]), spec.image))
+    spec.overlay.lower = [_store.tree(host, digest) for digest in reversed(known["layers"])]
+    spec.overlay.declared["lower"] = spec.overlay.lower
+    problems = Problems()
+    for index, declared in spec.of_image.items():
+        options = dict(defaults(known["config"]), **{key: value for key, value in declared.items() if value is not None})
+        if "environment" in declared and "env" in known["config"]:
+            options["environment"] = dict(known["config"]["env"], **(declared["environment"] or {}))
+        where = "%s.services[%d] with what image %s says" % (spec.key, index, spec.image)
+        spec.services[index] = ServiceSpec.from_options(options, where, problems, sandbox=spec)
+    problems.raise_if_any()
+
+
+def defaults(config):
+    """The options of a service that an image's config stands for."""
+    found = {"command": config.get("entrypoint", []) + config.get("command", []) or None, "environment": config.get("env"), "cwd": config.get("workdir")}
+    user, colon, group = config.get("user", "").partition(":")
+    found.update(user=user or None, group=group or None)
+    health = config.get("health")
+    if health:
+        found["health"] = dict({key: "%dus" % health[key] for key in _TIMES if key in health}, command=health["command"])
+        if "retries" in health:
+            found["health"]["retries"] = health["retries"]
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,111 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sandboxes of images: the layers are the image's, and so is what a service does not say of itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import archives
+import drive
+import jail
+import pytest
+from archives import Layout, directory, entry, symlink, tar
+
+from module_utils._supervisor import entry as service_entry
+
+BASE = "/run/boxes"
+TYPES = ["net", "uts", "ipc", "mnt", "pid"]
+CONFIG = dict(Entrypoint=["/bin/sleep"], Cmd=["1000"], Env=["A=image", "B=image"], User="33:44", WorkingDir="/srv")
+
+
+@pytest.fixture(autouse=True)
+def place(leaves_nothing):
+    os.makedirs(BASE)
+    yield
+    jail.clear()
+    service_entry.clear(drive.new_host())
+    for found in drive.info("image")["images"]:
+        drive.converge("image", dict(name=found["name"], state="absent"))
+    drive.converge("image", dict(prune=True))
+    shutil.rmtree(BASE)
+
+
+def busybox():
+    with open("/bin/busybox", "rb") as stream:
+        return stream.read()
+
+
+def make(converge, config=None, more=()):
+    lowest = tar(directory(b"bin"), entry(b"bin/busybox", busybox(), mode=0o755), symlink(b"bin/sleep", b"busybox"), directory(b"srv"), directory(b"proc"),
+                 directory(b"sys"), directory(b"dev"), directory(b"etc"), entry(b"etc/old", b"old"))
+    path = Layout(BASE + "/layout", lowest, tar(entry(b"etc/.wh.old"), entry(b"etc/new", b"new")), *more, config=config or CONFIG).done()
+    converge("image", name="sleeper", oci=path)
+
+
+def sandbox(**more):
+    return dict(sandboxes=[dict(dict(name="box", image="sleeper", namespaces=dict(types=TYPES)), **more)], remove_data=True, kill=True)
+
+
+def process(host):
+    """The pid of the service's command."""
+    def found():
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if jail.text("/proc/%s/cmdline" % pid).startswith("/bin/sleep\0") and os.path.exists("/proc/%s/root/etc/new" % pid):
+                return pid
+        return None
+    return jail.until(found)
+
+
+def test_service_of_the_image(converge, full_cycle):
+    make(converge)
+    full_cycle("sandbox", sandbox(services=[dict(name="app")]), sandbox(state="absent"))
+    converge("sandbox", **sandbox(services=[dict(name="app", environment={"B": "own"})]))
+    pid = process(drive.new_host())
+    status = jail.text("/proc/%s/status" % pid)
+    assert jail.text("/proc/%s/cmdline" % pid) == "/bin/sleep\x001000\0" and "Uid:\t33\t33" in status and "Gid:\t44\t44" in status
+    assert {"A=image", "B=own"} <= set(jail.text("/proc/%s/environ" % pid).split("\0")) and os.readlink("/proc/%s/cwd" % pid) == "/srv"
+    assert sorted(os.listdir("/proc/%s/root/etc" % pid)) == ["new"]
+    assert not converge("sandbox", **sandbox(services=[dict(name="app", environment={"B": "own"})]))["changed"]
+
+
+def test_declared_wins(converge, refuse):
+    make(converge, config=dict(User="no-such-user"))
+    assert "services[0] with what image sleeper says.command" in refuse("sandbox", **sandbox(services=[dict(name="app")]))
+    converge("sandbox", **sandbox(services=[dict(name="app", command=["/bin/sleep", "2000"])]))
+    assert jail.text("/proc/%s/cmdline" % process(drive.new_host())) == "/bin/sleep\x002000\0"
+
+
+def test_image_comes_and_goes(converge, refuse):
+    assert "there is no image sleeper" in refuse("sandbox", **sandbox())
+    assert "no image sleeper yet" in converge("sandbox", check=True, **sandbox())["warnings"][0]
+    make(converge)
+    converge("sandbox", **sandbox())
+    assert "sandbox box is declared with it" in refuse("image", name="sleeper", state="absent")
+    shutil.rmtree(BASE + "/layout")
+    make(converge, more=(tar(entry(b"etc/newer", b"x")),))
+    assert "on_mismatch: recreate" in refuse("sandbox", **sandbox())
+    converge("image", prune=True)
+    converge("sandbox", on_mismatch="recreate", **sandbox())
+    assert not converge("sandbox", **sandbox())["changed"]
+    converge("sandbox", **sandbox(state="absent"))
+    converge("image", name="sleeper", state="absent")
+
+
+def test_input(refuse):
+    message = refuse("sandbox", sandboxes=[dict(name="box", image="a/b", overlay=dict(lower=[BASE])), dict(name="b", image="x", root=BASE)])
+    for words in ("sandboxes[0].image", "sandboxes[0].overlay.lower: the layers are those of the image", "sandboxes[1].root: a sandbox has one root"):
+        assert words in message
+
+
+def test_without_a_mount_namespace(converge, full_cycle):
+    make(converge)
+    options = dict(sandboxes=[dict(name="box", image="sleeper")], remove_data=True)
+    full_cycle("sandbox", options, dict(sandboxes=[dict(name="box", state="absent")], remove_data=True))
+    converge("sandbox", **options)
+    assert os.listdir("/run/bulkhead/mnt/box/etc") == ["new"]
+    archives.write("/run/bulkhead/mnt/box/etc/mine", b"x")
+    converge("sandbox", sandboxes=[dict(name="box", state="absent")], remove_data=True)
