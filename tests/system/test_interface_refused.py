@@ -147,6 +147,18 @@ def test_a_change_that_fails_is_taken_back(lab, refuse, converge):
     assert routes() == {"default": "10.42.0.1"} and "tbf" not in command("tc", "qdisc", space="web") + command("tc", "qdisc")
 
 
+def test_in_check_mode_what_an_earlier_task_may_make_is_a_warning(lab, converge):
+    lab("web")
+    predicted = converge("interface", check=True, **declare(eth0(network="nolab"), eth0(namespace="nobody")))
+    assert predicted["actions"] == ["create interface web/eth0", "set rules of nobody/eth0", "create interface nobody/eth0", "write names of nobody"]
+    assert [text.partition(": ")[2] for text in predicted["warnings"]] == [
+        "there is no network nolab. Make it first, with the module network. An earlier task is expected to do so.",
+        "there is no net namespace nobody. Make it first, with the module namespace. An earlier task is expected to do so."]
+    converge("interface", **declare(eth0()))
+    assert converge("interface", check=True, **declare(eth0(network="nolab")))["actions"] == ["put web/eth0 on the bridge of network nolab"]
+    assert link(end())["master"] == "bh-lab" and len(addresses()) == 2
+
+
 # -- links that are not ours
 
 def test_a_link_of_somebody_else_is_left_alone_unless_forced(lab, refuse, converge):
