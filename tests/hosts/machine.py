@@ -157,6 +157,18 @@ class Machine:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def forward(self, protocol, port, outer=None):
+        """The port of this machine's loopback by which a port of the host is reached, tcp or udp, until it is off or reset.
+
+        Another host finds it at 10.0.2.2, which is also where it seems to come from.
+        """
+        outer = outer or qemu.free_port()
+        words = "hostfwd_add net %s:127.0.0.1:%d-:%d" % (protocol, outer, port)
+        said = self.process.tell(("human-monitor-command", {"command-line": words}))[0]
+        if said:
+            raise qemu.Unable("Cannot forward a port to %s: %s." % (self.name, said.strip()))
+        return outer
+
     # Commands share one connection. The path of its socket is relative: a long one would not fit.
 
     def ssh(self, *command, **options):

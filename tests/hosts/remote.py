@@ -16,6 +16,7 @@ import time
 
 import images
 import machine
+import packages
 
 ROOT = os.path.dirname(os.path.dirname(images.HERE))
 TREE = "/root/bulkhead"  # on the host: plugins and tests of this checkout
@@ -69,6 +70,12 @@ class Host:
             for folder in ("plugins", "tests"):
                 target.add(os.path.join(ROOT, folder), folder, filter=lambda item: None if "__pycache__" in item.name else item)
         self.run("rm -rf %s; mkdir -p %s; tar -C %s -xzf -" % (TREE, TREE, TREE), archive.getvalue())
+
+    def install(self, *names):
+        """The files of packages of its Debian; their scripts would only take long here, and what they depend on is there or not needed."""
+        for path in packages.fetched(SUITES[self.name], names):
+            files = subprocess.run(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, check=True).stdout
+            self.run("tar -C / --keep-directory-symlink -xf -", files)
 
     # What may happen to a host
 
