@@ -48,6 +48,12 @@ options:
       - A directory on the host that holds a root file system, which is copied. It becomes an image of one layer.
       - Sockets are left out. A directory on which another file system is mounted is refused.
     type: path
+  commit:
+    description:
+      - The name of a sandbox. What it has written becomes a layer over its own layers, which are in the store.
+      - The image has the config of the sandbox's image. A file that is written while it is read is refused, so stop services first.
+      - The digest is that of its layers and of all that it has written.
+    type: str
   reference:
     description:
       - Which image of O(oci) or O(docker) is meant, where there are several, by a tag, a whole name or a digest.
@@ -160,6 +166,11 @@ EXAMPLES = r"""
     name: tools
     verify: true
 
+- name: Keep what was installed in a sandbox as an image of its own
+  bulkhead.isolation.image:
+    name: web
+    commit: build
+
 - name: Give it to other tools, as in umoci unpack --image /srv/out/tools:tools
   bulkhead.isolation.image:
     name: tools
@@ -247,6 +258,7 @@ def main():
         docker=dict(type="path"),
         tar=dict(type="path"),
         directory=dict(type="path"),
+        commit=dict(type="str"),
         reference=dict(type="str"),
         platform=dict(type="str"),
         digest=dict(type="str"),

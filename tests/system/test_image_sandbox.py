@@ -15,6 +15,7 @@ import jail
 import pytest
 from archives import Layout, directory, entry, symlink, tar
 
+from module_utils._kernel import manifest
 from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/boxes"
@@ -26,6 +27,7 @@ CONFIG = dict(Entrypoint=["/bin/sleep"], Cmd=["1000"], Env=["A=image", "B=image"
 def place(leaves_nothing):
     os.makedirs(BASE)
     yield
+    drive.converge("overlay", dict(path=BASE + "/mnt", state="absent"))
     jail.clear()
     service_entry.clear(drive.new_host())
     for found in drive.info("image")["images"]:
@@ -109,3 +111,43 @@ def test_without_a_mount_namespace(converge, full_cycle):
     assert os.listdir("/run/bulkhead/mnt/box/etc") == ["new"]
     archives.write("/run/bulkhead/mnt/box/etc/mine", b"x")
     converge("sandbox", sandboxes=[dict(name="box", state="absent")], remove_data=True)
+
+
+def test_commit(converge, refuse, full_cycle):
+    """What a sandbox has written over its image, be it removed, replaced or renamed, is the same tree in the image that is made of it."""
+    make(converge)
+    more = (tar(directory(b"opt"), entry(b"opt/a", b"a"), directory(b"opt/d"), entry(b"opt/d/x", b"x")),)
+    shutil.rmtree(BASE + "/layout")
+    make(converge, more=more)
+    converge("sandbox", sandboxes=[dict(name="box", image="sleeper")])
+    top = "/run/bulkhead/mnt/box/"
+    os.unlink(top + "opt/a")
+    shutil.rmtree(top + "opt/d")
+    archives.write(top + "opt/d/y", b"y")
+    archives.write(top + "etc/mine", b"mine")
+    os.chmod(top + "srv", 0o700)
+    os.link(top + "etc/mine", top + "etc/same")
+    os.rename(top + "etc/new", top + "etc/newer")
+    wanted = image_of(top)
+    full_cycle("image", dict(name="made", commit="box"), dict(name="made", state="absent"))
+    converge("image", name="made", commit="box")
+    found = drive.info("image", name="made")["images"][0]
+    below = drive.info("image", name="sleeper")["images"][0]
+    assert found["lower"][1:] == below["lower"] and found["config"] == below["config"] and found["layers"][3]["shared_by"] == []
+    converge("overlay", path=BASE + "/mnt", lower=found["lower"])
+    assert image_of(BASE + "/mnt") == wanted
+    archives.write(top + "etc/mine", b"other")
+    assert converge("image", name="made", commit="box", check=True)["changed"]
+    assert "set-user-ID" in (os.chmod(top + "etc/mine", 0o4755), refuse("image", name="made", commit="box"))[1]
+    assert "none of that name" in refuse("image", name="made", commit="none")
+    assert "does not exist yet" in converge("image", name="made", commit="none", check=True)["warnings"][0]
+    converge("overlay", path=BASE + "/mnt", state="absent")
+    converge("sandbox", sandboxes=[dict(name="box", state="absent")], remove_data=True)
+
+
+def image_of(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return manifest.of(fd).text
+    finally:
+        os.close(fd)

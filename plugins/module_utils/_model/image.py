@@ -10,7 +10,7 @@ from .._kernel.unpack import Rules
 from . import oci, values
 
 STATES = ("present", "absent")
-SOURCES = ("oci", "docker", "tar", "directory")
+SOURCES = ("oci", "docker", "tar", "directory", "commit")
 KEYS = ("name",) + SOURCES + ("reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
 CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
 # bytes where nothing else is said; the ratio is of what comes out of a decompressor to what goes in
@@ -18,7 +18,7 @@ LIMITS = {"entries": 1000000, "size": 64 << 30, "file_size": 32 << 30, "ratio": 
 
 
 class ImageSpec:
-    """``source`` is one of SOURCES or None; ``path`` is where that is."""
+    """``source`` is one of SOURCES or None; ``path`` is where that is, of a sandbox its name until the host is looked at."""
 
     __slots__ = KEYS + ("key", "source", "path", "rules")
 
@@ -33,7 +33,7 @@ class ImageSpec:
 
         spec.name = each("name", values.name)
         for key in SOURCES:
-            setattr(spec, key, each(key, values.absolute))
+            setattr(spec, key, each(key, values.name if key == "commit" else values.absolute))
         for key in ("allow_setuid", "allow_devices", "verify", "prune"):
             setattr(spec, key, each(key, values.boolean) or False)
         spec.state = each("state", values.choice, STATES) or "present"

@@ -13,7 +13,7 @@ import os
 from .._kernel import manifest, streams, tarstream, unpack
 from .._kernel.tarstream import ArchiveError
 from . import _store
-from ._sources import Source, Tree
+from ._sources import Source
 
 
 def bring(host, spec, wanted, key, config, damaged=()):
@@ -67,7 +67,7 @@ def _layer(host, spec, source, arrival, layer, below, damaged):
     try:
         unpacker = unpack.Unpacker(root, spec.rules, lowers)
         if layer.region is None:
-            unpack.whole(Tree(source.directory()), unpacker)
+            unpack.whole(source.tree(), unpacker)
             sources = []
         else:
             diff_id = _archive(spec, layer, unpacker)

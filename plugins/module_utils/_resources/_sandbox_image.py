@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A sandbox of an image: its layers, and what the image says of services that name no command."""
+"""A sandbox of an image: its layers, and what the image says of services that name no command; and the way back, an image of a sandbox."""
 
 from __future__ import annotations
 
 from .._model.errors import BulkheadError, Problems
+from .._model.sandbox import UPPERS
 from .._model.service import ServiceSpec
 from . import _store
 
@@ -48,3 +49,31 @@ def defaults(config):
         if "retries" in health:
             found["health"]["retries"] = health["retries"]
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _declared(host, name):
+    options = host.records.options("sandboxes", name)
+    if options is None and host.check:
+        return {}  # an earlier task may make it
+    if options is None:
+        raise BulkheadError("Cannot commit sandbox %s: there is none of that name. Name one that is declared." % name)
+    return options
+
+
+def upper(host, name):
+    """The directory of what a sandbox has written."""
+    return (_declared(host, name).get("overlay") or {}).get("upper") or "%s/%s/upper" % (UPPERS, name)
+
+
+def layers(host, name):
+    """(the digests of a sandbox's layers, the lowest first, the config of its image), if all of its layers are in the store."""
+    options = _declared(host, name)
+    known = _store.image(host, options["image"]) if options.get("image") else None
+    if known:
+        return known["layers"], known["config"]
+    places, found = {_store.tree(host, digest): digest for digest in _store.layers(host)}, []
+    for path in (options.get("overlay") or {}).get("lower") or [""]:
+        if path not in places:
+            raise BulkheadError("Cannot commit sandbox %s: its layer %s is not in the store. Import it as an image first." % (name, path or "below"))
+        found.insert(0, places[path])
+    return found, {}

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What images are made from: an OCI image layout, a docker-archive, a tar archive, a directory of the host."""
+"""What images are made from: an OCI image layout, a docker-archive, a tar archive, a directory of the host, what a sandbox has written."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from .._kernel import manifest, streams, syscalls, tarstream, trees
 from .._kernel.tarstream import ArchiveError, Member
 from .._model import oci
 from .._model.errors import BulkheadError
-from . import _store
+from . import _sandbox_image, _store
 
+# What overlayfs notes in an upper for itself; a redirect or a metacopy are not among them.
+_NOTES = {b"trusted.overlay." + word for word in (b"opaque", b"origin", b"impure", b"nlink", b"upper", b"uuid", b"protattr")}
 _LINKS = 8  # of a docker-archive, from one layer to the same one under another name
 _SMALL = oci.MOST
 _KEPT = 16 * _SMALL  # bytes of documents of an archive that is compressed as a whole
@@ -65,7 +67,7 @@ class Source:
         """What is told without reading: of a file its identity, size and times; None where that does not say enough."""
         found = self._stat()
         if stat.S_ISDIR(found.st_mode):
-            return _walked(self.spec.path) if self.spec.source == "directory" else None
+            return _walked(self.spec.path) if self.spec.source in ("directory", "commit") else None
         return [self.spec.path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
     def _stat(self):
@@ -85,6 +87,8 @@ class Source:
             return Content(digest, [Layer(None, digest=digest)])
         if self.spec.source == "oci" and directory:
             return self._oci(Folder(self._hold(os.open(self.spec.path, syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))))
+        if self.spec.source == "commit":
+            return self._commit()
         region = self.file()
         if self.spec.source == "tar":
             digest = region.digest()
@@ -102,6 +106,16 @@ class Source:
     def _hold(self, fd):
         self._open.append(fd)
         return fd
+
+    def tree(self):
+        """The members of a directory."""
+        return Tree(self.directory(), self.spec.source == "commit")
+
+    def _commit(self):
+        """The layers of a sandbox, and what it has written over them."""
+        below, config = _sandbox_image.layers(self.host, self.spec.commit)
+        text = " ".join(below + [self._digest_of_tree()])
+        return Content("sha256:" + hashlib.sha256(text.encode()).hexdigest(), [Layer(None, digest=digest) for digest in below] + [Layer(None)], config)
 
     def _digest_of_tree(self):
         try:
@@ -278,10 +292,13 @@ def _walked(path):
 
 
 class Tree:
-    """A directory as members, as a tarstream.Reader gives them: parents first, one name of a file before its others."""
+    """A directory as members, as a tarstream.Reader gives them: parents first, one name of a file before its others.
 
-    def __init__(self, root):
-        self._root, self._entry, self._first = root, None, {}
+    ``upper``: it is the upper of an overlay, whose whiteouts and opaque directories become those of an archive.
+    """
+
+    def __init__(self, root, upper=False):
+        self._root, self._upper, self._entry, self._first = root, upper, None, {}
 
     def __iter__(self):
         kinds = {stat.S_IFREG: tarstream.FILE, stat.S_IFDIR: tarstream.DIRECTORY, stat.S_IFLNK: tarstream.SYMLINK,
@@ -295,8 +312,12 @@ class Tree:
             self._entry = entry
             member = Member(entry.path or b".", kind, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns,
                             xattrs={os.fsencode(key): value for key, value in entry.xattrs.items()})
+            marks = self._marks(entry, member) if self._upper else ()
             if kind == tarstream.SYMLINK:
                 member.link = os.fsencode(entry.target())
+            elif kind == tarstream.CHARACTER and self._upper and not found.st_rdev:
+                parent, slash, name = entry.path.rpartition(b"/")
+                member.name, member.kind = parent + slash + b".wh." + name, tarstream.FILE
             elif kind in (tarstream.CHARACTER, tarstream.DEVICE):
                 member.device = os.major(found.st_rdev), os.minor(found.st_rdev)
             elif kind == tarstream.FILE:
@@ -306,6 +327,18 @@ class Tree:
                 else:
                     member.size = found.st_size
             yield member
+            yield from marks
+
+    @staticmethod
+    def _marks(entry, member):
+        """What the kernel has noted about an entry of an upper goes; that a directory is opaque becomes a member of its own."""
+        notes = {key for key in member.xattrs if key.startswith(b"trusted.overlay.")}
+        for key in notes - _NOTES:
+            raise ArchiveError("has the extended attribute %s, whose meaning is lost outside of this overlay" % tarstream.shown(key), member.name)
+        opaque = b"trusted.overlay.opaque" in notes and member.xattrs[b"trusted.overlay.opaque"] == b"y"
+        for key in notes:
+            del member.xattrs[key]
+        return [Member((entry.path + b"/" if entry.path else b"") + b".wh..wh..opq", tarstream.FILE)] if opaque else ()
 
     def data(self):
         return self._entry.chunks() if stat.S_ISREG(self._entry.stat.st_mode) else ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
 from .._model.image import ImageSpec
-from . import _export, _import, _store
+from . import _export, _import, _sandbox_image, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -39,13 +39,15 @@ def _refusal(spec, exc, verb="import"):
 def _plan_present(host, spec, plan):
     known = _store.image(host, spec.name)
     if spec.source is None and known is None:
-        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: oci, docker, tar or directory." % spec.name)
+        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: oci, docker, tar, directory or commit." % spec.name)
     damaged = _damaged(host, spec, known) if known else {}
     if spec.source is None:
         if damaged:
             raise BulkheadError("Cannot use image %s: %s. Name its source, to have it made again." % (spec.name, "; ".join(damaged.values())))
         own = known["own_config"]
     else:
+        if spec.source == "commit":
+            spec.path = _sandbox_image.upper(host, spec.commit)
         try:
             own = _plan_source(host, spec, plan, known, damaged)
         except ArchiveError as exc:
