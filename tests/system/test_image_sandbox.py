@@ -15,7 +15,11 @@ import jail
 import pytest
 from archives import Layout, directory, entry, symlink, tar
 
+from module_utils._engine.plan import Plan, run_plan
 from module_utils._kernel import manifest
+from module_utils._model.errors import Problems
+from module_utils._program import host as program
+from module_utils._program import whole
 from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/boxes"
@@ -111,6 +115,22 @@ def test_without_a_mount_namespace(converge, full_cycle):
     assert os.listdir("/run/bulkhead/mnt/box/etc") == ["new"]
     archives.write("/run/bulkhead/mnt/box/etc/mine", b"x")
     converge("sandbox", sandboxes=[dict(name="box", state="absent")], remove_data=True)
+
+
+def test_restored(converge):
+    """After all that a reboot takes is gone, the record of the sandbox and the store are enough."""
+    make(converge)
+    converge("sandbox", **sandbox(services=[dict(name="app")]))
+    plan = Plan()
+    problems = Problems()
+    spec = program.parse(dict(state="absent", clear=True), "", problems)
+    program.plan(drive.new_host(), spec, plan)
+    run_plan(plan)
+    assert not os.path.exists("/run/bulkhead/mnt")
+    done, failed = whole.restore(drive.new_host())
+    assert done and not failed, failed
+    assert jail.text("/proc/%s/cmdline" % process(drive.new_host())) == "/bin/sleep\x001000\0"
+    assert not converge("sandbox", **sandbox(services=[dict(name="app")]))["changed"]
 
 
 def test_commit(converge, refuse, full_cycle):
