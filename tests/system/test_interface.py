@@ -123,7 +123,8 @@ def test_who_claims_the_address_of_another_does_not_get_what_is_sent_to_it(lab, 
     command("ip", "address", "add", "10.42.0.7/24", "dev", "eth0", space="liar")
     gratuitous("liar", link("eth0", "liar")["address"], "10.42.0.7")
     assert ask(None, ("tcp", "127.0.0.1", 8080), ("tcp", "10.42.0.7", 7)) == [reached + " 10.42.0.1"] * 2
-    assert "remove address 10.42.0.7/24 of liar/eth0" in converge("interface", **declare(eth0(namespace="liar", addresses=addresses(space="liar")[:1])))["actions"]
+    done = converge("interface", **declare(eth0(namespace="liar", addresses=addresses(space="liar")[:1])))
+    assert "remove address 10.42.0.7/24 of liar/eth0" in done["actions"]
 
 
 def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
@@ -133,11 +134,13 @@ def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
     talk("web")
     call = calls("cache", "10.42.0.7", 7)
     assert call.echo("one") == "one"
-    changed = eth0(addresses=["10.42.0.7/24", "10.42.0.8/24", "fd00:42::7/64"], publish=["8081:7"], mtu=1400, routes=[{"to": "10.9.0.0/16", "via": "10.42.0.9"}],
+    changed = eth0(addresses=["10.42.0.7/24", "10.42.0.8/24", "fd00:42::7/64"], publish=["8081:7"], mtu=1400,
+                   routes=[{"to": "10.9.0.0/16", "via": "10.42.0.9"}],
                    bandwidth={"transmit": "50mbit"})
     done = converge("interface", **declare(changed, eth0(namespace="cache")))
     assert done["actions"] == [
-        "set rules of web/eth0", "set mtu of the host's end of web/eth0", "know web/eth0 by 10.42.0.8", "know web/eth0 by fd00:42::7", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
+        "set rules of web/eth0", "set mtu of the host's end of web/eth0", "know web/eth0 by 10.42.0.8",
+        "know web/eth0 by fd00:42::7", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
         "add route default (IPv6) via fd00:42::1 of web/eth0", "add route 10.9.0.0/16 via 10.42.0.9 of web/eth0",
         "set bandwidth.transmit of web/eth0", "write names of web"]
     assert call.echo("two") == "two"
@@ -169,7 +172,8 @@ DRIFT = [
     ("tc qdisc replace dev eth0 handle 8: root pfifo", ["set bandwidth.transmit of web/eth0"]),
     ("sysctl -w net.ipv4.conf.eth0.rp_filter=1", ["set net/ipv4/conf/eth0/rp_filter of web/eth0"]),
     ("host: tc qdisc delete dev END root", ["set bandwidth.receive of web/eth0"]),
-    ("host: ip link set END nomaster", ["put web/eth0 on bridge bh-lab", "set hairpin, locked of the port of web/eth0", "let web/eth0 send from 02:00:00:00:00:07"]),
+    ("host: ip link set END nomaster", ["put web/eth0 on bridge bh-lab", "set hairpin, locked of the port of web/eth0",
+                                        "let web/eth0 send from 02:00:00:00:00:07"]),
     ("host: bridge link set dev END locked off", ["set locked of the port of web/eth0"]),
     ("host: bridge link set dev END isolated on", ["set isolated of the port of web/eth0"]),
     ("host: bridge fdb delete 02:00:00:00:00:07 dev END master", ["let web/eth0 send from 02:00:00:00:00:07"]),

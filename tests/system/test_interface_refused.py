@@ -130,7 +130,8 @@ def test_one_that_fails_does_not_keep_the_others_from_being_made(lab):
     lab("web", "other")
     answer = drive.converge("interface", declare(eth0(routes=[{"to": "10.0.0.0/8", "via": "203.0.113.1"}]), eth0(namespace="other")))
     assert answer["error"].startswith("Cannot create interface web/eth0: the kernel would not add the route 10.0.0.0/8 via 203.0.113.1: ")
-    assert "Undone: " in answer["error"] and "set rules of web/eth0" in answer["error"] and answer["keys"]["web/eth0"]["failed_step"] == "create interface web/eth0"
+    assert "Undone: " in answer["error"] and "set rules of web/eth0" in answer["error"]
+    assert answer["keys"]["web/eth0"]["failed_step"] == "create interface web/eth0"
     assert links("web") == ["lo"] and links("other") == ["eth0", "lo"] and link(end()) is None
     assert "web/eth0" not in command("nft", "list", "ruleset") and drive.new_host().claims.names("interface") == ["other/eth0"]
 

@@ -132,7 +132,8 @@ def test_a_vxlan_has_its_underlay_on_the_host(space, wire, converge):
     converge("interface", **one("vxlan", **VXLAN))
     data = link("eth0", "web")["linkinfo"]["info_data"]
     assert (data["id"], data["remote"], data["port"]) == (7, "192.0.2.9", 4789)
-    changed = dict(VXLAN, remote="192.0.2.10")
+    changed = dict(VXLAN)
+    changed["remote"] = "192.0.2.10"
     assert converge("interface", **one("vxlan", **changed))["actions"] == ["set remote of web/eth0"]
     assert not converge("interface", **one("vxlan", **changed))["changed"]
 

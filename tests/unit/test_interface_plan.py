@@ -150,7 +150,8 @@ def limits(host, found, **wanted):
 def test_a_rate_is_a_tbf_and_changed_in_place(host):
     assert limits(host, [], rate="10mbit") == [nm.set_qdisc(7, "tbf", TBF, "1:", "root")]
     assert limits(host, [qdisc("tbf", **TBF)], rate="10mbit") == [] == limits(host, [])
-    slower = dict(TBF, rate=1)
+    slower = dict(TBF)
+    slower["rate"] = 1
     assert limits(host, [qdisc("tbf", **slower)], rate="10mbit") == [nm.set_qdisc(7, "tbf", TBF, "1:", "root")]
     assert limits(host, [qdisc("tbf", **TBF)]) == [nm.delete_qdisc(7)]
 

@@ -5,7 +5,8 @@
 """Which addresses the interfaces on networks get that declare none: the same at each making, without a daemon.
 
 The one that was recorded stays; else the one that the link has (of a run that was killed before it wrote that down); else it is the
-first free one from where the name of the interface leads to in the subnet. Who has which address the firewall knows (`_rules.py: used`), and the records of those that are not there now.
+first free one from where the name of the interface leads to in the subnet. Who has which address the firewall knows
+(`_rules.py: used`), and the records of those that are not there now.
 """
 
 from __future__ import annotations

@@ -87,9 +87,9 @@ def _bridge(host, spec, plan):
     if spec.type != "veth" or not name:
         return None
     link = _hostnet.links(host).get(name)
-    if link is None and (spec.network is None or (("network", spec.network) not in host.promised)):
-        _lacking(host, plan, spec, "there is no bridge %s%s" % (name, ". Make it first" if spec.bridge else
-                                                               " of network %s. Have the module network make it again" % spec.network))
+    if link is None and ("network", spec.network) not in host.promised:
+        _lacking(host, plan, spec, "there is no bridge %s. Make it first" % name if spec.bridge else
+                 "there is no bridge %s of network %s. Have the module network make it again" % (name, spec.network))
     elif link is not None and link["kind"] != "bridge":
         raise BulkheadError("Cannot create interface %s: %s is no bridge. Name one." % (spec.key, name))
     return link

@@ -201,7 +201,8 @@ def make(host, spec, space, anew, bridge, mtu):
         end, outer = host_end(spec.key), _next_index(host)
         peer = {key: value for key, value in (("name", spec.name), ("index", index), ("mac", mac), ("mtu", mtu)) if value is not None}
         return index, outer, lambda netns: [
-            nm.new_link(end, "veth", index=outer, mac=addresses.derived_mac("host " + spec.key), mtu=mtu, group=_link_acts.GROUP, master=bridge and bridge["index"], peer=dict(peer, netns=netns)),
+            nm.new_link(end, "veth", index=outer, mac=addresses.derived_mac("host " + spec.key), mtu=mtu, group=_link_acts.GROUP,
+                        master=bridge and bridge["index"], peer=dict(peer, netns=netns)),
             nm.set_link(outer, alias=_hostnet.MARK + spec.key)]
     if index is not None:
         index = max(index, _next_index(host))
