@@ -21,7 +21,8 @@ __all__ = ["lab"]
 def everything():
     """What is on the host and in the namespace, to see that it stays as it is."""
     shown = [[{key: each.get(key) for key in ("ifname", "mtu", "address", "master", "ifalias", "group")} for each in ip("link", space=space)] +
-             [(each["local"], each["prefixlen"]) for entry in ip("address", space=space) for each in entry["addr_info"]] for space in (None, "web")]
+             [(each["local"], each["prefixlen"]) for entry in ip("address", space=space) for each in entry["addr_info"]
+              if each["scope"] != "link"] for space in (None, "web")]
     files = [os.path.join(where, name) for top in ("/etc/bulkhead", "/run/bulkhead/made") for where, unused, names in os.walk(top) for name in names]
     return shown, command("nft", "list", "ruleset"), sorted(files)
 

@@ -73,21 +73,28 @@ class Found:
     `netlink.py` shows it, or None.
     """
 
-    __slots__ = ("space", "link", "end", "rest", "stray", "claim")
+    __slots__ = ("space", "link", "end", "rest", "stray", "_claim")
 
     def __init__(self, host, spec, going=False):
         self.space = space(host, spec.namespace)
-        self.claim = host.claims.read(NOUN, spec.key)
+        self._claim = lambda: host.claims.read(NOUN, spec.key)
         if going and marked(host, spec.key):
             self.end, self.rest, self.stray = _hostnet.links(host)[host_end(spec.key)], None, None
             self.link = {"kind": "veth", "index": self.end["parent"]}
             return
         self.link = self.space.link(spec.name)
-        moved = self.origin is not None or spec.former is not None and spec.former.type == "device"  # then its other end is somebody's
-        self.end = None if moved else _end(host, spec.key, self.link)
+        self.end = _end(host, spec.key, self.link)
+        if self.end is not None and self.end["name"] != host_end(spec.key) and (
+                self.origin is not None or spec.former is not None and spec.former.type == "device"):
+            self.end = None  # that of a device that was moved in, and somebody's
         rest = _hostnet.links(host).get(host_end(spec.key))
         self.rest = rest if rest is not self.end else None
         self.stray = self.space.link(host_end(spec.key))
+
+    @property
+    def claim(self):
+        """What we noted of it; of a veth whose end has our name it is not asked for."""
+        return self._claim()
 
     def ours(self, host, spec):
         """Did we make the link, or were we about to?"""
