@@ -122,7 +122,7 @@ print(json.dumps(drive.info("interface", namespace="web")["interfaces"]))
 def ready(machine):
     """The host with the packages that the role network installs."""
     machine.reset()
-    machine.install("python3-pyroute2", "wireguard-tools")
+    machine.install("wireguard-tools")
     yield machine
     machine.reset()
 
