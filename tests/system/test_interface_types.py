@@ -125,7 +125,11 @@ def test_a_veth_on_a_bridge_of_somebody_else(space, full_cycle, converge):
 def test_a_macvlan_reaches_the_network_of_its_parent(space, wire, converge):
     converge("interface", **one("macvlan", **MACVLAN))
     assert reaches("192.0.2.1")
-    assert link("eth0", "web")["linkinfo"]["info_data"]["mode"] == "bridge" and link("eth0", "web")["address"] == derived_mac("web/eth0")
+    made = link("eth0", "web")
+    assert made["linkinfo"]["info_data"]["mode"] == "bridge"
+    assert made["address"] != derived_mac("web/eth0")  # which is also that of another host's web/eth0, on the same segment
+    converge("interface", **dict(one("macvlan", **dict(MACVLAN, mode="private")), on_mismatch="recreate"))
+    assert link("eth0", "web")["address"] == made["address"]
 
 
 def test_a_vxlan_has_its_underlay_on_the_host(space, wire, converge):

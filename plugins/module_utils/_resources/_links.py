@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+
 from .._kernel import built, netlink, nsfs
 from .._kernel import netmessages as nm
 from .._model import addresses
@@ -245,5 +248,21 @@ def _next_index(host):
 
 
 def mac_of(spec):
-    """The address that an interface of ours has where none is declared: the same at each making."""
-    return spec.mac or (None if spec.type in ("ipvlan", "wireguard", "device", "vlan") else addresses.derived_mac(spec.key))
+    """The address that an interface of ours has where none is declared: the same at each making.
+
+    A segment that is not of this host alone may have an interface of that name from another host too: a vxlan even takes
+    what comes from its own address for a loop.
+    """
+    if spec.mac or spec.type in ("ipvlan", "wireguard", "device", "vlan"):
+        return spec.mac
+    return addresses.derived_mac(spec.key if spec.network else "%s %s" % (_this_host(), spec.key))
+
+
+@functools.lru_cache(maxsize=None)
+def _this_host(path="/etc/machine-id"):
+    """What it is told apart by from other hosts, over reboots too."""
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return os.uname().nodename
