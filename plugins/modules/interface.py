@@ -45,7 +45,8 @@ options:
         without O(force).
       - C(private_key_file), C(listen_port) and C(peers) are of a C(wireguard). A peer is a dictionary of C(public_key), C(endpoint), C(allowed_ips),
         C(keepalive) in seconds and C(preshared_key_file). Keys are read from files of the host.
-      - C(mac), C(mtu) and C(up). A MAC that is not declared follows from namespace and name. C(up) is V(true) by default.
+      - C(mac), C(mtu) and C(up). A MAC that is not declared follows from namespace and name, and
+        on what is not a network of ours also from the host, by its machine-id. C(up) is V(true) by default.
       - C(addresses) is a list of addresses with prefix, such as V(10.42.0.7/24). On a network it may be left out, and then one
         of each subnet is given, the same at each making and after a reboot.
       - C(gateway) says whether the gateways of the network are the default routes. It is V(true) by default for the first interface

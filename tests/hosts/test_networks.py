@@ -194,6 +194,7 @@ def test_vlan_filtering_and_loss(ready):
     assert 30 < lost["25%"] < 120 and lost["0%"] <= 0, lost  # 75, give or take six times the deviation
     converge(ready, ("interface", {"interfaces": [dict(namespace="web", name="eth0", state="absent")]}, False),
              ("network", {"name": "lab", "state": "absent"}, False), ("namespace", {"name": "web", "state": "absent"}, False))
+    ready.python(HOST, "absent")
     assert ready.run(STATE) == before
 
 
@@ -275,4 +276,5 @@ def test_tunnels_between_two_hosts(ready, other):
         answers = converge(host, ("interface", {"interfaces": interfaces}, False), ("interface", {"interfaces": gone}, False),
                            ("namespace", {"name": "far", "state": "absent"}, False))
         assert [answer["changed"] for answer in answers] == [False, True, True], answers
+        host.python(HOST, "absent")
         assert host.run(STATE) == state
