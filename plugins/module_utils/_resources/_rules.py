@@ -138,8 +138,9 @@ def plan(host, plan, thing):
     if _expected(host).get(thing.owner) != wanted:
         expect(host, [thing])
     change = _Change(thing.owner, now.owned.get(thing.owner, {}), wanted)
-    _refuse(host, change)
-    _refuse_ports_of_processes(host, change)
+    if wanted:
+        _refuse(host, change)
+        _refuse_ports_of_processes(host, change)
     if wanted and not now.sound and not now.announced:
         now.announced = True
         plan.differ("table", "changed" if now.there else None, "as it should be")
