@@ -45,6 +45,7 @@ def write_access(directory, name, port, image):
         "Host %s" % name, "  HostName 127.0.0.1", "  Port %d" % port, "  User tester", "  HostKeyAlias %s" % name,
         '  IdentityFile "%s/id"' % image, "  IdentitiesOnly yes", '  UserKnownHostsFile "%s/known_hosts"' % directory,
         "  GlobalKnownHostsFile /dev/null", "  StrictHostKeyChecking yes", "  LogLevel ERROR",
+        "  ServerAliveInterval 15", "  ServerAliveCountMax 12",  # a host that reboots does not always end its connections
     ]
     for path, text in (("known_hosts", "%s %s\n" % (name, key)), ("ssh_config", "\n".join(lines) + "\n")):
         with open(os.path.join(directory, path), "w", encoding="utf-8") as target:
