@@ -32,8 +32,8 @@ import time
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "system")]
 ALONE = os.path.join(os.path.dirname(HERE), "alone")
-# Made only when the supervisor has to be waited for.
-SOMETIMES = (("utimensat", "/run/bulkhead/service"), ("write", "pipe"))
+# Made only when the supervisor has to be waited for, or once for each mount namespace that something lives in at that moment.
+SOMETIMES = (("utimensat", "/run/bulkhead/service"), ("write", "pipe"), ("setns", "/run/bulkhead/mntns/.template"), ("setns", "mnt:[#]"))
 UNREACHED = "the run did not come to this call"
 LOOPS = ("/supervise/control", "/run/bulkhead/service", "pipe")  # asked again and again: one time is as another
 KILLS = ("KILL", "ABANDON")
