@@ -145,9 +145,9 @@ def test_passwd_that_is_none(spec, root, kind, block):
 def test_links_inside_the_root(spec, root, block):
     os.rename(root + "/etc/passwd", root + "/var/users")
     os.symlink("/../var/./users", root + "/etc/passwd")
-    os.symlink("/var", root + "/work")
+    os.symlink("/var", root + "/link")
     before = [ALONE, "--block", block] if block else []
-    assert enter(spec("id -u; pwd", root=root, user="web", cwd="/work/../var/"), before=before).split() == ["1033", "/var"]
+    assert enter(spec("id -u; pwd", root=root, user="web", cwd="/link/../var/"), before=before).split() == ["1033", "/var"]
 
 
 # -- what it has
