@@ -56,8 +56,8 @@ def mounts():
 
 
 def processes():
-    """The processes but ourselves, with the time of their start, and the namespaces they are in."""
-    found, spaces = set(), set()
+    """The processes with the time of their start, our own threads, and the namespaces that they are in."""
+    found, spaces = {("thread %s" % task, "of ourselves") for task in os.listdir("/proc/self/task")}, set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         record = _read("/proc/%s/stat" % pid)
         if not record:

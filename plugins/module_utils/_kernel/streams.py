@@ -16,6 +16,7 @@ import os
 import queue
 import signal
 import threading
+import time
 import zlib
 
 from .tarstream import ArchiveError
@@ -70,11 +71,12 @@ class Region:
 class Plain:
     """What a region holds, decompressed; ``digest()`` and ``diff_id()`` are known when all of it was taken.
 
-    ``size`` and ``ratio`` bound what comes out: bytes, and how many of them for one that is read.
+    ``size`` and ``ratio`` bound what comes out: bytes, and how many of them for one that is read. Used by ``with``, for after an
+    error its thread would live as long as somebody knows that error, and a process with two threads can join no mount namespace.
     """
 
     def __init__(self, region, size, ratio):
-        self._region, self._size, self._ratio = region, size, ratio
+        self._region, self._size, self._ratio, self._given_by = region, size, ratio, None
         self._stored, self._plain = hashlib.sha256(), None
         self.taken = self.given = 0
 
@@ -84,12 +86,22 @@ class Plain:
     def diff_id(self):
         return "sha256:" + (self._plain or self._stored).hexdigest()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self._given_by is not None:
+            self._given_by.close()
+
     def __iter__(self):
         kind = self._region.compression()
         if kind is None:
-            return _ahead(self._raw(), self._bounded)
-        self._plain = hashlib.sha256()
-        return _ahead(_Zstd(self._raw()) if kind == "zstd" else (self._gzip if kind == "gzip" else self._xz)(), self._bounded, self._plain.update)
+            self._given_by = _ahead(self._raw(), self._bounded)
+        else:
+            self._plain = hashlib.sha256()
+            given = _Zstd(self._raw()) if kind == "zstd" else (self._gzip if kind == "gzip" else self._xz)()
+            self._given_by = _ahead(given, self._bounded, self._plain.update)
+        return self._given_by
 
     def _raw(self):
         for chunk in self._region.chunks():
@@ -177,7 +189,7 @@ class _Zstd:
         finally:
             os.close(self._out)  # it ends by that when we do not want more
             status = os.waitpid(self._pid, 0)[1]
-            feeder.join()
+            _ended(feeder)
         if self._wrong:
             raise self._wrong[0]
         if status == 127 << 8:
@@ -200,12 +212,20 @@ class _Zstd:
 
 
 def _started(act):
+    """A thread that does it; ``_ended`` waits for it."""
     thread = threading.Thread(target=act, daemon=True)
     try:
         thread.start()
     except RuntimeError as exc:
         raise OSError(errno.EAGAIN, "no thread can be started") from exc
     return thread
+
+
+def _ended(thread):
+    """Wait until the kernel knows it no more, which is a little after Python does."""
+    thread.join()
+    while os.path.exists("/proc/self/task/%d" % thread.native_id):
+        time.sleep(0.0001)
 
 
 def _ahead(chunks, *acts):
@@ -243,4 +263,4 @@ def _ahead(chunks, *acts):
                 waiting.get(timeout=0.01)
             except queue.Empty:
                 pass
-        thread.join()
+        _ended(thread)

@@ -87,8 +87,8 @@ def _archive(spec, layer, unpacker):
     """Unpack an archive and verify what it is; its diff_id."""
     if layer.size is not None and layer.size != layer.region.size:
         raise ArchiveError("its layer %s has %d bytes, not %d" % (layer.digest, layer.region.size, layer.size))
-    plain = streams.Plain(layer.region, spec.limits["size"], spec.limits["ratio"])
-    unpack.whole(tarstream.Reader(tarstream.Bytes(plain)), unpacker)
+    with streams.Plain(layer.region, spec.limits["size"], spec.limits["ratio"]) as plain:
+        unpack.whole(tarstream.Reader(tarstream.Bytes(plain)), unpacker)
     if layer.digest is not None and plain.digest() != layer.digest:
         raise ArchiveError("its layer %s is not what its digest says" % layer.digest)
     if layer.diff_id is not None and plain.diff_id() != layer.diff_id:

@@ -99,9 +99,15 @@ def put(host, namespace, texts):
     finally:
         os.close(directory)
     for path in ("%s/%s" % (host.names, namespace), host.names):
+        if os.path.ismount(path):
+            break
         try:
             os.rmdir(path)
-        except OSError:  # not empty
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             break
 
 

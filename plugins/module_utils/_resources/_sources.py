@@ -128,13 +128,13 @@ class Source:
         limits = self.spec.limits
         if region.compression() is None:
             return Packed(tarstream.Reader(tarstream.Places(region)), region, limits["entries"])
-        plain = streams.Plain(region, limits["size"], limits["ratio"])
-        if not self.whole:
-            return Packed(tarstream.Reader(tarstream.Bytes(plain)), None, limits["entries"])
-        fd = self._hold(_nameless(_store.layers_of(self.host)))
-        for chunk in plain:
-            while chunk:
-                chunk = chunk[os.write(fd, chunk):]
+        with streams.Plain(region, limits["size"], limits["ratio"]) as plain:
+            if not self.whole:
+                return Packed(tarstream.Reader(tarstream.Bytes(plain)), None, limits["entries"])
+            fd = self._hold(_nameless(_store.layers_of(self.host)))
+            for chunk in plain:
+                while chunk:
+                    chunk = chunk[os.write(fd, chunk):]
         region = streams.Region(fd)
         return Packed(tarstream.Reader(tarstream.Places(region)), region, limits["entries"])
 
