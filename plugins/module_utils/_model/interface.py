@@ -36,6 +36,17 @@ RULES = ("state", "on_mismatch", "force")  # how to go about it, not what is to 
 KEYS = COMMON + tuple(dict.fromkeys(key for own in OWN.values() for key in own))
 OPTIONS = ("namespace", "name") + RULES + KEYS
 _VNI, _VLAN = (1 << 24) - 1, 4094
+# How what was given is parsed; the modes are those of the type.
+_PARSED = {
+    "state": (values.choice, STATES), "on_mismatch": (values.choice, MISMATCH), "force": (values.boolean,), "type": (values.choice, TYPES),
+    "network": (values.name,), "bridge": (addresses.device,), "parent": (addresses.device,), "device": (addresses.device,),
+    "vlan_id": (values.integer, 1, _VLAN), "vni": (values.integer, 0, _VNI), "remote": (parts.any_address,), "local": (addresses.address,),
+    "port": (addresses.port,), "listen_port": (addresses.port,), "private_key_file": (values.absolute,), "peers": (parts.peers,),
+    "mac": (addresses.mac,), "mtu": (values.integer, 68, 65535), "up": (values.boolean,), "addresses": (parts.own_addresses,),
+    "gateway": (values.boolean,), "routes": (parts.routes,), "rules": (parts.rules,), "neighbours": (parts.neighbours,),
+    "sysctls": (parts.sysctls,), "bandwidth": (parts.bandwidth,), "publish": (parts.publish,), "egress": (parts.egress,),
+    "aliases": (parts.aliases,),
+}
 
 
 def host_end(key):
@@ -68,33 +79,20 @@ class InterfaceSpec:
         options = values.mapping(options, path or "interface", problems,
                                  OPTIONS if namespace is None else ("name",) + KEYS)
 
-        def given(key, parse, *more):
-            return None if options.get(key) is None else parse(options[key], at(key), problems, *more)
-
+        for key in KEYS:
+            setattr(spec, key, None)
         spec.exact, spec.former, spec.net, spec.trouble = namespace is not None, None, None, None
         spec.resolved, spec.leads_out = [], False
+        spec.state, spec.on_mismatch, spec.force, spec.type, spec.up = "present", "fail", False, "veth", True
         spec.namespace = values.name(options.get("namespace"), at("namespace"), problems) if namespace is None else namespace
         spec.name = addresses.device(options.get("name"), at("name"), problems)
         spec.key = "%s/%s" % (spec.namespace, spec.name)
-        spec.state = given("state", values.choice, STATES) or "present"
-        spec.on_mismatch = given("on_mismatch", values.choice, MISMATCH) or "fail"
-        spec.force = given("force", values.boolean) or False
-        spec.type = given("type", values.choice, TYPES) if options.get("type") is not None else "veth"
-        spec.network = given("network", values.name)
-        for key in ("bridge", "parent", "device"):
-            setattr(spec, key, given(key, addresses.device))
-        spec.vlan_id, spec.vni = given("vlan_id", values.integer, 1, _VLAN), given("vni", values.integer, 0, _VNI)
-        spec.remote, spec.local = given("remote", parts.any_address), given("local", addresses.address)
-        spec.port, spec.listen_port = given("port", addresses.port), given("listen_port", addresses.port)
-        spec.mode = given("mode", values.choice, MODES.get(spec.type, ()))
-        spec.private_key_file, spec.peers = given("private_key_file", values.absolute), given("peers", parts.peers)
-        spec.mac, spec.up = given("mac", addresses.mac), given("up", values.boolean) if options.get("up") is not None else True
-        spec.mtu = given("mtu", values.integer, 68, 65535)
-        spec.addresses, spec.gateway = given("addresses", parts.own_addresses), given("gateway", values.boolean)
-        spec.routes, spec.rules = given("routes", parts.routes), given("rules", parts.rules)
-        spec.neighbours, spec.sysctls = given("neighbours", parts.neighbours), given("sysctls", parts.sysctls)
-        spec.bandwidth = given("bandwidth", parts.bandwidth)
-        spec.publish, spec.egress, spec.aliases = given("publish", parts.publish), given("egress", parts.egress), given("aliases", parts.aliases)
+        for key, value in options.items():  # only what was given: there are many options, and many interfaces
+            if value is not None and key in _PARSED:
+                parse, *more = _PARSED[key]
+                setattr(spec, key, parse(value, at(key), problems, *more))
+        if options.get("mode") is not None:
+            spec.mode = values.choice(options["mode"], at("mode"), problems, MODES.get(spec.type, ()))
         spec.options = {key: options[key] for key in KEYS if options.get(key) is not None}
         if spec.state == "present" and spec.type is not None:
             spec._contradictions(options, at, problems)

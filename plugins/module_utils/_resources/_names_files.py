@@ -99,14 +99,10 @@ def put(host, namespace, texts):
     finally:
         os.close(directory)
     for path in ("%s/%s" % (host.names, namespace), host.names):
-        if os.path.ismount(path):
-            break
         try:
             os.rmdir(path)
-        except FileNotFoundError:
-            pass
         except OSError as exc:
-            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) and not os.path.ismount(path):
                 raise
             break
 
