@@ -43,14 +43,17 @@ class Entry:
         return fd
 
     def chunks(self, size=1 << 20):
-        """The content of a regular file."""
+        """The content of a regular file; ESTALE where it was written while it was read."""
         fd = self.open()
         try:
             while True:
                 chunk = os.read(fd, size)
                 if not chunk:
-                    return
+                    break
                 yield chunk
+            found = os.fstat(fd)
+            if (found.st_size, found.st_mtime_ns) != (self.stat.st_size, self.stat.st_mtime_ns):
+                raise OSError(errno.ESTALE, "it was changed while it was read", self.path)
         finally:
             os.close(fd)
 
@@ -70,10 +73,12 @@ def xattrs(parent, name):
     return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if key not in _LEFT_OUT} if names else {}
 
 
-def walk(root):
+def walk(root, choose=None):
     """The Entries of a tree, its root first, parents before what is in them, names in the order of their bytes.
 
     Nothing is followed and no other file system is entered: that is an error (EXDEV). A parent's descriptor is good until the next.
+    ``choose(path, stat, other)`` says of each but the root whether it is in the tree, and of a directory whether what is in it is
+    looked at: a pair of truth values. ``other``: another file system is mounted there, which is then no error.
     """
     found = os.fstat(root)
     device, stack = found.st_dev, []
@@ -84,22 +89,25 @@ def walk(root):
         while True:
             while todo:
                 name = todo.pop()
-                entry = Entry(path + name, here, name, os.stat(name, dir_fd=here, follow_symlinks=False))
-                if entry.stat.st_dev != device:
-                    raise OSError(errno.EXDEV, "another file system is mounted there", entry.path)
-                yield entry
-                if stat.S_ISDIR(entry.stat.st_mode):
+                found, taken, entered = os.stat(name, dir_fd=here, follow_symlinks=False), True, True
+                if choose is not None:
+                    taken, entered = choose(path + name, found, found.st_dev != device)
+                elif found.st_dev != device:
+                    raise OSError(errno.EXDEV, "another file system is mounted there", path + name)
+                if taken:
+                    yield Entry(path + name, here, name, found)
+                if entered and stat.S_ISDIR(found.st_mode):
                     child = os.open(name, os.O_RDONLY | beneath.DIRECTORY, dir_fd=here)
-                    stack.append((here, todo, path))
-                    here, path = child, entry.path + b"/"
+                    stack.append((here, todo, path, device))
+                    here, path, device = child, path + name + b"/", found.st_dev
                     if len(stack) > 512:
-                        raise OSError(errno.ENAMETOOLONG, "it is nested more than 512 deep", entry.path)
+                        raise OSError(errno.ENAMETOOLONG, "it is nested more than 512 deep", path[:-1])
                     todo = _names(here)
             os.close(here)
             here = -1
             if not stack:
                 return
-            here, todo, path = stack.pop()
+            here, todo, path, device = stack.pop()
     finally:
         for fd in [here] + [each[0] for each in stack]:
             if fd >= 0:
