@@ -15,6 +15,7 @@ import os
 import stat
 
 from . import beneath, manifest, syscalls
+from .below import Below
 from .tarstream import CHARACTER, DEVICE, DIRECTORY, FIFO, FILE, LINK, LONGEST, SYMLINK, ArchiveError, Member, shown
 
 _PATH = syscalls.O_PATH | beneath.DIRECTORY
@@ -41,16 +42,15 @@ class Unpacker:
     """
 
     def __init__(self, root, rules, lowers=()):
-        self.root, self.rules, self.lowers = root, rules, list(lowers)
+        self.root, self.rules, self.below = root, rules, Below(lowers)
         self.known, self.setuid, self.devices, self.leans = {}, None, None, False
         self._kinds = {b"": DIRECTORY}  # of every path that was made; None for one that is removed from the trees below
         self._directories = {}  # path: its Member, None for one that no entry tells of
         self._here, self._fd = None, -1  # the last parent
         self._entries = self._size = 0
-        self._below = {}
 
     def add(self, member, data):
-        """Make one member; ``data`` yields its content."""
+        """Make one member; ``data`` yields its content, and may have ``share(fd)``, which gives that to an empty file without a copy, if it can."""
         self._entries += 1
         if self._entries > self.rules.entries:
             raise ArchiveError("it has more than %d entries" % self.rules.entries, advice="Raise limits.entries if that is as it should be")
@@ -152,12 +152,14 @@ class Unpacker:
             raise ArchiveError("it has more than %d bytes" % self.rules.size, advice="Raise limits.size if that is as it should be")
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
+            shared = getattr(data, "share", None)
+            shared = shared is not None and shared(fd)
             for chunk in data:
                 left -= len(chunk)
                 if left < 0:
                     raise ArchiveError("is larger than it said", member.name)
                 content.update(chunk)
-                while chunk:
+                while chunk and not shared:
                     chunk = chunk[os.write(fd, chunk):]
             if left:
                 raise ArchiveError("is smaller than it said", member.name)
@@ -230,7 +232,7 @@ class Unpacker:
                 raise ArchiveError("removes what the same archive makes" if self._kinds[path] else "removes a second time", member.name)
             self._kinds[path] = None
         directory = self._parent(parent, member)
-        if not self.lowers:
+        if not self.below.trees:
             return
         if name == _OPAQUE:
             os.setxattr("/proc/self/fd/%d" % directory, manifest.OPAQUE, b"y")
@@ -262,40 +264,13 @@ class Unpacker:
     def _unsaid(self, path):
         """A directory that no entry tells of is as it is below, and nothing in it is newer."""
         self.leans = True
-        below = self._look(path)[0]
+        below = self.below.directory(path)[0]
         member = Member(path or b".", DIRECTORY)
         if below:
             found, xattrs = below
             member.mode, member.uid, member.gid, member.mtime = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns
             member.xattrs = {os.fsencode(key): value for key, value in xattrs.items() if key.startswith("user.")}
         return member
-
-    def _look(self, path):
-        """((stat, xattrs) or None, the trees below that have part in it) of a directory as all below show it together."""
-        if path not in self._below:
-            above, dummy, name = path.rpartition(b"/")
-            seen, shares = None, []
-            for tree in self._look(above)[1] if path else self.lowers:
-                try:
-                    fd = beneath.open_at(tree, above, _PATH)
-                except FileNotFoundError:
-                    continue
-                try:
-                    found, xattrs = os.stat(name or b".", dir_fd=fd, follow_symlinks=False), manifest.xattrs(fd, name or b".")
-                except FileNotFoundError:
-                    continue
-                finally:
-                    os.close(fd)
-                if stat.S_ISLNK(found.st_mode) and not shares:
-                    raise ArchiveError("is a directory here, and a symbolic link in a layer below; no entry says which it is to be", path)
-                if not stat.S_ISDIR(found.st_mode):
-                    break
-                seen = seen or (found, xattrs)
-                shares.append(tree)
-                if manifest.OPAQUE in xattrs:
-                    break
-            self._below[path] = seen, shares
-        return self._below[path]
 
 
 def whole(reader, unpacker):

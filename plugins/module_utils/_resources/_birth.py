@@ -40,17 +40,19 @@ class Request:
     when ``make`` has user, which then owns). ``cgroup_files``: files to write `0` to;
     ``cgroup_leaf``: the one to which the keeper is moved when its cgroup namespace is made (cgroup2). ``settle(types)``: sets what belongs
     inside the namespaces of these types, called within them. ``furnish()``: called in a copy of the template's mounts, last;
-    None: the mounts are a copy of the host's, to which the host's changes propagate (slave).
+    None: the mounts are a copy of the host's, to which the host's changes propagate (slave). ``held``: nothing is pinned, and the
+    keeper ends with the caller, whose child it is.
     """
 
     __slots__ = ("name", "make", "join", "owner", "uid_map", "gid_map", "time_offsets", "cgroup_files", "cgroup_leaf", "settle", "furnish",
-                 "bare")
+                 "bare", "held")
 
     def __init__(self, name, make, join=None):
         self.name, self.make, self.join = name, frozenset(make), join or {}
         self.owner = self.uid_map = self.gid_map = self.time_offsets = None
         self.cgroup_files, self.cgroup_leaf = (), None
         self.settle = self.furnish = None
+        self.held = False
         self.bare = True  # furnish starts from the template; False: from the host's mounts
 
     @property
@@ -121,7 +123,7 @@ class _Birth:
             self._listen(child)
             if self.keep and request.cgroup_leaf is not None:
                 _join(request.cgroup_leaf, self.inner)
-            found = self._pin()
+            found = {} if request.held else self._pin()
             if request.owned and request.settle:
                 self._settle_owned()
             os.write(self.fds["go_w"], b"g")
@@ -340,7 +342,8 @@ class _Birth:
         self._hear()
         if self.keep:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-            sc.prctl(sc.PR_SET_PDEATHSIG, 0)
+            if not request.held:
+                sc.prctl(sc.PR_SET_PDEATHSIG, 0)
             sc.execveat(self.fds["keeper"], ["keeper"], {})
         os._exit(0)
 

@@ -42,6 +42,7 @@ def entry(spec, content, key, config, digests):
 
 def named(name, digests, own, declared, made_from):
     """``own``: the config of the source; ``declared``: what the task says in place of it."""
+    digests = _store.once(digests)
     config = {key: value for key, value in dict(own, **declared).items() if value is not None}
     text = json.dumps({"layers": digests, "config": config}, sort_keys=True, separators=(",", ":"))
     return {"name": name, "digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest(), "layers": digests, "config": config,
@@ -61,22 +62,30 @@ def _layer(host, spec, source, arrival, layer, below, damaged):
     if there in _store.layers(host) and there not in damaged:
         allowed(spec, _store.layers(host)[there])
         return there
-    path = arrival.room()
+    sources = []
+
+    def fill(unpacker):
+        if layer.region is None:
+            unpack.whole(source.tree(), unpacker)
+        else:
+            diff_id = _archive(spec, layer, unpacker)
+            sources.append({"diff_id": diff_id, "over": list(below) if unpacker.leans else None})
+
+    return unpacked(arrival, arrival.room(), below, spec.rules, fill, {"sources": sources})
+
+
+def unpacked(arrival, path, below, rules, fill, known):
+    """The digest of a new layer in a room: ``fill`` is called with the Unpacker of its tree, ``known`` is noted of it."""
     lowers = [arrival.tree(digest) for digest in reversed(below)]
     root, *lowers = opened = [os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for each in [path + "/tree"] + lowers]
     try:
-        unpacker = unpack.Unpacker(root, spec.rules, lowers)
-        if layer.region is None:
-            unpack.whole(source.tree(), unpacker)
-            sources = []
-        else:
-            diff_id = _archive(spec, layer, unpacker)
-            sources = [{"diff_id": diff_id, "over": list(below) if unpacker.leans else None}]
+        unpacker = unpack.Unpacker(root, rules, lowers)
+        fill(unpacker)
         found = manifest.of(root, unpacker.known)
     finally:
         for fd in opened:
             os.close(fd)
-    return arrival.layer(path, found, {"sources": sources, "setuid": _text(unpacker.setuid), "devices": _text(unpacker.devices)})
+    return arrival.layer(path, found, dict(known, setuid=_text(unpacker.setuid), devices=_text(unpacker.devices)))
 
 
 def _text(name):

@@ -92,6 +92,19 @@ def by_diff_id(host, diff_id, lowers):
     return None
 
 
+def by_key(host, key, lowers, without=()):
+    """The digest of the layer that a step of a build with this key gave before, over these layers; None. ``without``: not one of these."""
+    for digest, known in layers(host).items():
+        if digest not in without and {"key": key, "over": lowers} in known.get("built", ()):
+            return digest
+    return None
+
+
+def once(digests):
+    """Layers, the lowest first, each once: of one that comes again the upper hides all that the lower has."""
+    return list(dict.fromkeys(reversed(digests)))[::-1]
+
+
 def shared_by(host, digest):
     """The names of the images that have a layer."""
     return sorted(name for name, known in images(host).items() if digest in known["layers"])
@@ -211,6 +224,14 @@ def give_up(host, name):
     forget(host)
 
 
+def put_back(host, name, known):
+    """The image as it was, or none; layers that only the new one has go with it."""
+    give_up(host, name)
+    if known:
+        write_image(host, name, known)
+    sweep(host)
+
+
 def take_back(host, name):
     """Undo give_up(), as long as its file is there."""
     os.rename("%s/.%s.json.gone" % (images_of(host), name), "%s/%s.json" % (images_of(host), name))
@@ -221,7 +242,7 @@ class Arrival:
     """Layers and an image on their way into the store: nothing has its name before all of it is on the disk."""
 
     def __init__(self, host):
-        self.host, self._waiting, self._made = host, {}, []
+        self.host, self._waiting, self._known, self._made = host, {}, {}, []
         for path in (layers_of(host), images_of(host)):
             os.makedirs(path, mode=0o700, exist_ok=True)
 
@@ -241,9 +262,12 @@ class Arrival:
         """A tree is unpacked in a room(): ``found`` is its manifest, ``known`` goes into layer.json. Its digest."""
         if found.digest in self._waiting:
             discard(self.host, os.path.basename(path))
-            return found.digest
-        write(path + "/manifest", found.text)
-        self._waiting[found.digest] = path
+            known = _with_more(self._known[found.digest], known)
+            path = self._waiting[found.digest]
+        else:
+            write(path + "/manifest", found.text)
+            self._waiting[found.digest] = path
+        self._known[found.digest] = known
         _dump(path + "/layer.json", dict(known, digest=found.digest, entries=found.entries, size=found.size))
         return found.digest
 
@@ -266,19 +290,36 @@ class Arrival:
         forget(self.host)
 
     def _remember(self, digest, path):
-        """A layer that is there already has come from another archive, too."""
-        new, old = _load(path + "/layer.json"), layers(self.host)[digest]
-        more = [source for source in new["sources"] if source not in old["sources"]]
-        if more:
-            partial = place(self.host, digest) + "/layer.json.new"
-            _dump(partial, dict(old, sources=old["sources"] + more))
-            os.rename(partial, place(self.host, digest) + "/layer.json")
+        """A layer that is there already has come from another archive or step, too."""
+        old = layers(self.host)[digest]
+        new = _with_more(old, _load(path + "/layer.json"))
+        if new != old:
+            _describe(self.host, digest, new)
 
     def clear(self):
         """After a failure: away with what has no name."""
         for path in self._made:
             if os.path.lexists(path):
                 discard(self.host, os.path.basename(path))
+
+
+def _with_more(known, other):
+    """What is known of a layer, with where else it has come from."""
+    return dict(known, **{word: known.get(word, []) + [each for each in other.get(word, ()) if each not in known.get(word, ())]
+                          for word in ("sources", "built")})
+
+
+def _describe(host, digest, known):
+    partial = place(host, digest) + "/layer.json.new"
+    _dump(partial, known)
+    os.rename(partial, place(host, digest) + "/layer.json")
+
+
+def disown(host, digest):
+    """A damaged layer is no more what its steps gave."""
+    if digest in layers(host):
+        _describe(host, digest, dict(layers(host)[digest], built=[]))
+        host.drop("layers")
 
 
 def write_image(host, name, known):

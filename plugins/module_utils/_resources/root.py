@@ -119,8 +119,8 @@ def pin(host, name):
     return nsfs.pin_path(host, name, "mnt")
 
 
-def _wants(host, spec):
-    """What is to be mounted; of the usual masks those that this kernel has something for."""
+def wanted_mounts(host, spec):
+    """What is to be mounted in a root; of the usual masks those that this kernel has something for."""
     unified = host.cached("unified", lambda: os.path.isdir(host.cgroup) and syscalls.fs_magic(host.cgroup) == 0x63677270)
     # Where systemd makes the cgroups, keepers live elsewhere, and so is what a cgroup namespace is rooted in.
     group = host.cgroups().path(PREFIX + spec.name, "unified") if host.systemd and "cgroup" in spec.types else None
@@ -141,7 +141,7 @@ def _compare(host, spec):
     now = _Now(nsfs.look(pin(host, spec.name), "mnt").alive)
     if not now.alive:
         return now
-    wants, claim = _wants(host, spec), _live.claim(host, spec.name)
+    wants, claim = wanted_mounts(host, spec), _live.claim(host, spec.name)
     view = _View(host, spec, wants, claim.get("targets", ()))
     _compare_base(host, spec, view, claim, now)
     _compare_devices(host, spec, view, claim, now)  # first: a mask of a file is a bind of /dev/null
@@ -331,14 +331,14 @@ def plan(host, spec, plan, fresh=False):
 
 
 def _finish(host, spec, changes):
-    _live.note(host, spec, _wants(host, spec))
+    _live.note(host, spec, wanted_mounts(host, spec))
     for change in changes:
         change.release()
 
 
 def furnish(host, spec):
     """(inside, close) for the birth of the namespaces: open in the host's what the root is made of, and claim it."""
-    wants = _wants(host, spec)
+    wants = wanted_mounts(host, spec)
     furniture = _furnish.Furniture(host, spec, wants)
     _live.note(host, spec, wants)
     return furniture, furniture.close
