@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What images are made from: an OCI image layout, a docker-archive, a tar archive, a directory of the host, what a sandbox has written."""
+"""What images are made from: an OCI image layout, a docker-archive, a tar archive, a directory of the host, what a sandbox has written,
+the running host."""
 
 from __future__ import annotations
 
@@ -11,13 +12,12 @@ import os
 import stat
 
 from .._kernel import manifest, streams, syscalls, tarstream, trees
-from .._kernel.tarstream import ArchiveError, Member
+from .._kernel.tarstream import ArchiveError
 from .._model import oci
 from .._model.errors import BulkheadError
-from . import _sandbox_image, _store
+from . import _host_root, _sandbox_image, _store
+from ._tree import Tree
 
-# What overlayfs notes in an upper for itself; a redirect or a metacopy are not among them.
-_NOTES = {b"trusted.overlay." + word for word in (b"opaque", b"origin", b"impure", b"nlink", b"upper", b"uuid", b"protattr")}
 _LINKS = 8  # of a docker-archive, from one layer to the same one under another name
 _SMALL = oci.MOST
 _KEPT = 16 * _SMALL  # bytes of documents of an archive that is compressed as a whole
@@ -50,7 +50,7 @@ class Source:
 
     def __init__(self, host, spec, whole=False):
         self.host, self.spec, self.whole = host, spec, whole
-        self._open = []
+        self._open, self._choice = [], None
 
     def __enter__(self):
         return self
@@ -65,6 +65,8 @@ class Source:
 
     def key(self):
         """What is told without reading: of a file its identity, size and times; None where that does not say enough."""
+        if self.spec.source == "host":
+            return [self.spec.path, self._chosen().key()]
         found = self._stat()
         if stat.S_ISDIR(found.st_mode):
             return _walked(self.spec.path) if self.spec.source in ("directory", "commit") else None
@@ -79,6 +81,8 @@ class Source:
 
     def content(self):
         """The Content; ArchiveError for what is wrong with it."""
+        if self.spec.source == "host":
+            return Content(self._chosen().key(), [Layer(None)])
         directory = stat.S_ISDIR(self._stat().st_mode)
         if self.spec.source == "directory":
             if not directory:
@@ -109,7 +113,11 @@ class Source:
 
     def tree(self):
         """The members of a directory."""
-        return Tree(self.directory(), self.spec.source == "commit")
+        return Tree(self.directory(), self.spec.source == "commit", self._chosen() if self.spec.source == "host" else None)
+
+    def _chosen(self):
+        self._choice = self._choice or _host_root.Choice(self.host, self.spec.host)
+        return self._choice
 
     def _commit(self):
         """The layers of a sandbox, and what it has written over them."""
@@ -289,56 +297,3 @@ def _walked(path):
     finally:
         os.close(fd)
     return [path, "sha256:" + told.hexdigest()]
-
-
-class Tree:
-    """A directory as members, as a tarstream.Reader gives them: parents first, one name of a file before its others.
-
-    ``upper``: it is the upper of an overlay, whose whiteouts and opaque directories become those of an archive.
-    """
-
-    def __init__(self, root, upper=False):
-        self._root, self._upper, self._entry, self._first = root, upper, None, {}
-
-    def __iter__(self):
-        kinds = {stat.S_IFREG: tarstream.FILE, stat.S_IFDIR: tarstream.DIRECTORY, stat.S_IFLNK: tarstream.SYMLINK,
-                 stat.S_IFCHR: tarstream.CHARACTER, stat.S_IFBLK: tarstream.DEVICE, stat.S_IFIFO: tarstream.FIFO}
-        for entry in manifest.walk(self._root):
-            found, kind = entry.stat, kinds.get(stat.S_IFMT(entry.stat.st_mode))
-            if kind is None:
-                continue  # a socket, which means nothing without the process that made it
-            if entry.name.startswith(b".wh."):
-                raise ArchiveError("has a name that images keep for what a layer removes", entry.path)
-            self._entry = entry
-            member = Member(entry.path or b".", kind, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns,
-                            xattrs={os.fsencode(key): value for key, value in entry.xattrs.items()})
-            marks = self._marks(entry, member) if self._upper else ()
-            if kind == tarstream.SYMLINK:
-                member.link = os.fsencode(entry.target())
-            elif kind == tarstream.CHARACTER and self._upper and not found.st_rdev:
-                parent, slash, name = entry.path.rpartition(b"/")
-                member.name, member.kind = parent + slash + b".wh." + name, tarstream.FILE
-            elif kind in (tarstream.CHARACTER, tarstream.DEVICE):
-                member.device = os.major(found.st_rdev), os.minor(found.st_rdev)
-            elif kind == tarstream.FILE:
-                first = self._first.setdefault(found.st_ino, entry.path) if found.st_nlink > 1 else entry.path
-                if first != entry.path:
-                    member.kind, member.link = tarstream.LINK, first
-                else:
-                    member.size = found.st_size
-            yield member
-            yield from marks
-
-    @staticmethod
-    def _marks(entry, member):
-        """What the kernel has noted about an entry of an upper goes; that a directory is opaque becomes a member of its own."""
-        notes = {key for key in member.xattrs if key.startswith(b"trusted.overlay.")}
-        for key in notes - _NOTES:
-            raise ArchiveError("has the extended attribute %s, whose meaning is lost outside of this overlay" % tarstream.shown(key), member.name)
-        opaque = b"trusted.overlay.opaque" in notes and member.xattrs[b"trusted.overlay.opaque"] == b"y"
-        for key in notes:
-            del member.xattrs[key]
-        return [Member((entry.path + b"/" if entry.path else b"") + b".wh..wh..opq", tarstream.FILE)] if opaque else ()
-
-    def data(self):
-        return self._entry.chunks() if stat.S_ISREG(self._entry.stat.st_mode) else ()
