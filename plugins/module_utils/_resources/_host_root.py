@@ -57,6 +57,7 @@ REPLACED = {
     b"etc/hostname": lambda data: b"localhost\n", b"etc/hosts": lambda data: LOCAL.encode(),
     b"etc/machine-id": lambda data: b"", b"etc/resolv.conf": lambda data: b"",
 }
+_ACCOUNTS = (b"etc/passwd", b"etc/group", b"etc/shadow", b"etc/gshadow")  # of these with mode and owner as they are
 
 
 class Choice:
@@ -127,14 +128,18 @@ class Choice:
             member.mtime = 0  # it says when something of what is not taken came or went
         member.xattrs = {key: value for key, value in member.xattrs.items()
                          if key == b"security.capability" or key.startswith(b"user.") and not key.startswith(b"user.overlay.")}
-        if member.name not in REPLACED or member.name in self._included:
-            return None
-        data = b"".join(entry.chunks()) if stat.S_ISREG(entry.stat.st_mode) else b""
-        data = REPLACED[member.name](data)
-        if member.name not in _ACCOUNTS:
-            member.mode, member.uid, member.gid = 0o644, 0, 0
-        member.kind, member.link, member.mtime, member.size, member.xattrs = FILE, b"", 0, len(data), {}
+        data = self._replaced(member.name, entry)
+        if data is not None:
+            if member.name not in _ACCOUNTS:
+                member.mode, member.uid, member.gid = 0o644, 0, 0
+            member.kind, member.link, member.mtime, member.size, member.xattrs = FILE, b"", 0, len(data), {}
         return data
+
+    def _replaced(self, path, entry):
+        """The content of what is another in the image; None for all else."""
+        if path not in REPLACED or path in self._included:
+            return None
+        return REPLACED[path](b"".join(entry.chunks()) if stat.S_ISREG(entry.stat.st_mode) else b"")
 
     def key(self):
         """A digest of what the tree is, as it was when this was first asked."""
@@ -152,9 +157,12 @@ class Choice:
         try:
             for entry in manifest.walk(fd, self.choose):
                 found, path = entry.stat, entry.path
-                told.update(b"%d %s %o %d %d" % (len(path), path, found.st_mode, found.st_uid, found.st_gid))
-                if path in REPLACED and path not in self._included:
-                    told.update(REPLACED[path](b"".join(entry.chunks()) if stat.S_ISREG(found.st_mode) else b""))
+                told.update(b"%d %s" % (len(path), path))
+                replaced = self._replaced(path, entry)
+                if replaced is None or path in _ACCOUNTS:
+                    told.update(b" %o %d %d" % (found.st_mode, found.st_uid, found.st_gid))
+                if replaced is not None:
+                    told.update(replaced)
                 elif not stat.S_ISDIR(found.st_mode) or path.startswith((b"usr", b"opt")):
                     told.update(b" %d %d %d %d %d %d" % (
                         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink))
@@ -163,9 +171,6 @@ class Choice:
         finally:
             os.close(fd)
         return "sha256:" + told.hexdigest()
-
-
-_ACCOUNTS = (b"etc/passwd", b"etc/group", b"etc/shadow", b"etc/gshadow")
 
 
 def _above(path):
