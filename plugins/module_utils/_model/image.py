@@ -7,18 +7,19 @@
 from __future__ import annotations
 
 from .._kernel.unpack import Rules
-from . import oci, values
+from . import build, image_sources, oci, values
 
 STATES = ("present", "absent")
-SOURCES = ("oci", "docker", "tar", "directory", "commit")
-KEYS = ("name",) + SOURCES + ("reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
+SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from")
+KEYS = ("name",) + SOURCES + ("steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
+OF_DISTRIBUTIONS = ("host", "bootstrap")  # files that are set-user-ID are a part of these
 CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
 # bytes where nothing else is said; the ratio is of what comes out of a decompressor to what goes in
 LIMITS = {"entries": 1000000, "size": 64 << 30, "file_size": 32 << 30, "ratio": 250}
 
 
 class ImageSpec:
-    """``source`` is one of SOURCES or None; ``path`` is where that is, of a sandbox its name until the host is looked at."""
+    """``source`` is one of SOURCES or None; ``path`` is where that is, of a sandbox its name until the host is looked at, of a parent its name."""
 
     __slots__ = KEYS + ("key", "source", "path", "rules")
 
@@ -33,7 +34,7 @@ class ImageSpec:
 
         spec.name = each("name", values.name)
         for key in SOURCES:
-            setattr(spec, key, each(key, values.name if key == "commit" else values.absolute))
+            setattr(spec, key, each(key, _PARSERS.get(key, values.absolute)))
         for key in ("allow_setuid", "allow_devices", "verify", "prune"):
             setattr(spec, key, each(key, values.boolean) or False)
         spec.state = each("state", values.choice, STATES) or "present"
@@ -42,8 +43,11 @@ class ImageSpec:
         spec.digest = each("digest", _digest)
         spec.export = each("export", values.absolute)
         spec.config = each("config", _config)
+        spec.steps = each("steps", build.steps) or []
         spec.limits = dict(LIMITS, **(each("limits", _limits) or {}))
         spec._check(options, prefix, problems)
+        if options.get("allow_setuid") is None:
+            spec.allow_setuid = spec.source in OF_DISTRIBUTIONS
         spec.key = spec.name or ""
         spec.rules = Rules(spec.allow_setuid, spec.allow_devices, *(spec.limits[key] for key in ("entries", "size", "file_size")))
         return spec
@@ -52,15 +56,21 @@ class ImageSpec:
         named = [key for key in SOURCES if options.get(key) is not None]
         self.source = named[0] if named else None
         self.path = getattr(self, self.source) if named else None
+        if self.source == "host":
+            self.path = "/"
+        elif self.source == "bootstrap":
+            self.path = "a bootstrap of %s" % self.bootstrap["suite"]
         if options.get("name") is None and not (self.prune and not named and self.state == "present"):
             problems.add(prefix + "name", "this is required")
         if len(named) > 1:
             problems.add(prefix + named[1], "%s is named already: an image has one source" % named[0])
+        if self.source == "from" and self.path is not None and self.path == self.name:
+            problems.add(prefix + "from", "an image cannot be its own parent")
         if self.state == "absent" and named:
             problems.add(prefix + named[0], "an image that is to be absent needs no source")
         if options.get("export") is not None and (self.state == "absent" or options.get("name") is None):
             problems.add(prefix + "export", "this goes with an image that is to be present")
-        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", SOURCES)):
+        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", ("oci", "docker", "tar", "directory", "commit")), ("steps", ("from",))):
             if options.get(key) is not None and self.source not in sources:
                 problems.add(prefix + key, "this goes with %s" % " or ".join(sources))
 
@@ -68,6 +78,9 @@ class ImageSpec:
     def made_from(self):
         """What of the declaration says which image it is to be."""
         return {"type": self.source, "reference": self.reference, "platform": self.platform if self.source in ("oci", "docker") else None}
+
+
+_PARSERS = {"commit": values.name, "from": values.name, "host": image_sources.host, "bootstrap": image_sources.bootstrap}
 
 
 def _platform(value, path, problems):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
 from .._model.image import ImageSpec
-from . import _export, _import, _sandbox_image, _store
+from . import _build, _export, _import, _sandbox_image, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -39,12 +39,15 @@ def _refusal(spec, exc, verb="import"):
 def _plan_present(host, spec, plan):
     known = _store.image(host, spec.name)
     if spec.source is None and known is None:
-        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: oci, docker, tar, directory or commit." % spec.name)
+        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: oci, docker, tar, directory, commit or from." % spec.name)
     damaged = _damaged(host, spec, known) if known else {}
     if spec.source is None:
         if damaged:
             raise BulkheadError("Cannot use image %s: %s. Name its source, to have it made again." % (spec.name, "; ".join(damaged.values())))
         own = known["own_config"]
+    elif spec.source == "from":
+        _refuse_busy(host, spec, damaged)
+        own = _build.plan(host, spec, plan, known, damaged)
     else:
         if spec.source == "commit":
             spec.path = _sandbox_image.upper(host, spec.commit)
@@ -52,8 +55,9 @@ def _plan_present(host, spec, plan):
             own = _plan_source(host, spec, plan, known, damaged)
         except ArchiveError as exc:
             raise _refusal(spec, exc) from exc
-    if known and own is not None and spec.config not in (None, known["declared_config"]):
-        changed = _import.named(spec.name, known["layers"], own, spec.config, known["made_from"])
+    declared = known["declared_config"] if known and spec.config is None else spec.config
+    if own is not None and (own, declared) != (known["own_config"], known["declared_config"]):
+        changed = _import.named(spec.name, known["layers"], own, declared, known["made_from"])
         plan.differ("config", known["config"], changed["config"])
         plan.add("set config of image %s" % spec.name, lambda: _store.write_image(host, spec.name, changed),
                  lambda: _store.write_image(host, spec.name, known))
@@ -92,10 +96,7 @@ def _plan_source(host, spec, plan, known, damaged):
         raise ArchiveError("its digest is %s, not the one that is declared" % content.digest, advice="Correct digest, or bring the right source")
     if known and not damaged and made_from["type"] == spec.source and made_from["digest"] == content.digest:
         return _stays(host, spec, known)
-    busy = [digest for digest in damaged if digest in _store.layers(host) and digest in _store.in_use(host)]
-    if busy:
-        raise BulkheadError("Cannot mend image %s: %s, and it is in use by %s. Remove that first." % (
-            spec.name, damaged[busy[0]], _store.in_use(host)[busy[0]]))
+    _refuse_busy(host, spec, damaged)
     plan.differ("source", {"type": made_from["type"], "digest": made_from["digest"]} if known else None, {"type": spec.source, "digest": content.digest})
     if damaged:
         plan.differ("damaged", sorted(damaged.values()), [])
@@ -108,9 +109,16 @@ def _plan_source(host, spec, plan, known, damaged):
         except ArchiveError as exc:
             raise _refusal(spec, exc) from exc
 
-    plan.add("import image %s from %s" % (spec.name, spec.path), act, lambda: _undo(host, spec.name, known))
+    plan.add("import image %s from %s" % (spec.name, spec.path), act, lambda: _store.put_back(host, spec.name, known))
     host.promised.add((NOUN, spec.name))
     return None
+
+
+def _refuse_busy(host, spec, damaged):
+    busy = [digest for digest in damaged if digest in _store.layers(host) and digest in _store.in_use(host)]
+    if busy:
+        raise BulkheadError("Cannot mend image %s: %s, and it is in use by %s. Remove that first." % (
+            spec.name, damaged[busy[0]], _store.in_use(host)[busy[0]]))
 
 
 def _stays(host, spec, known):
@@ -118,14 +126,6 @@ def _stays(host, spec, known):
     for digest in known["layers"]:
         _import.allowed(spec, _store.layers(host)[digest])
     return known["own_config"]
-
-
-def _undo(host, name, known):
-    """The image as it was, or none; layers that only the new one has go with it."""
-    _store.give_up(host, name)
-    if known:
-        _store.write_image(host, name, known)
-    _store.sweep(host)
 
 
 def _plan_absent(host, spec, plan):
@@ -151,7 +151,7 @@ def _plan_absent(host, spec, plan):
 
 def _plan_prune(host, spec, plan):
     """What is of no image: now, and what the steps before leave so."""
-    renewed = [spec.name] if spec.name and any(step.name.startswith("import image") for step in plan.steps) else []
+    renewed = [spec.name] if (NOUN, spec.name) in host.promised else []
     going = _store.unused(host, renewed + ([spec.name] if spec.state == "absent" else []))
     if spec.state == "absent":
         known = _store.image(host, spec.name) or {"layers": []}
