@@ -56,7 +56,8 @@ options:
       - C(rules) is a list of dictionaries of C(from), C(to), C(mark), C(table) and C(priority). One without addresses is of IPv4 and IPv6.
       - C(neighbours) is a list of dictionaries of C(address) and C(mac).
       - C(sysctls) is a dictionary of what is below C(net/ipv4/conf/NAME) and C(net/ipv6/conf/NAME), such as C(ipv4.rp_filter) or
-        C(ipv6.accept_ra). A name without a family, such as C(forwarding), is set in both.
+        C(ipv6.accept_ra). A name without a family, such as C(forwarding), is set in both. On a network with IPv6 C(ipv6.accept_ra)
+        is V(0) by default, for any other member could say that it is the way out.
       - C(bandwidth) is a dictionary of C(transmit), what leaves the namespace, and C(receive), what comes in (of C(veth)). Each is a rate in
         the words of C(tc), such as V(10mbit), or a dictionary of C(rate), C(burst) in bytes, C(delay), C(jitter) and C(loss) in percent.
       - C(publish) is a list of ports of the host that lead to the interface, such as V(8080:80), V(127.0.0.1:8080:80),

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import socket
+import struct
+import time
 
 import drive
 import pytest
 from spaces import absent, addresses, command, declare, end, eth0, ip, lab, link, links, port, routes, run
-from wires import Call, Server, ask, enter
+from wires import LONG, Call, Server, ask, enter
 
 from module_utils._kernel import netlink, netmessages, nft
 from module_utils._model.addresses import derived_mac
@@ -127,6 +129,43 @@ def test_who_claims_the_address_of_another_does_not_get_what_is_sent_to_it(lab, 
     assert "remove address 10.42.0.7/24 of liar/eth0" in done["actions"]
 
 
+def advertise(place, mac):
+    """Tell everybody by a router advertisement (RFC 4861, 4.2) that a member is the way out of IPv6."""
+    source, everybody = bytes.fromhex("fe80" + "0" * 27 + "9"), bytes.fromhex("ff02" + "0" * 27 + "1")
+    body = bytearray(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0))
+    total = sum(struct.unpack("!28H", source + everybody + struct.pack("!II", len(body), 58) + body))
+    body[2:4] = struct.pack("!H", ~((total & 0xffff) + (total >> 16)) & 0xffff)
+
+    def send():
+        enter(place)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            raw.send(bytes.fromhex("333300000001" + mac.replace(":", "") + "86dd60000000") + struct.pack("!HBB", len(body), 58, 255)
+                     + source + everybody + body)
+
+    assert drive.isolated(send) is None
+
+
+def gateways(space):
+    """Of the default routes of IPv6, those that the kernel has learned too."""
+    return [hop["gateway"] for each in ip("-6", "route", "show", "default", space=space) for hop in each.get("nexthops", [each])]
+
+
+def test_a_member_cannot_make_itself_the_way_out_of_others(lab, converge):
+    """One that asks for advertisements believes them, so they do arrive; one that does not, does not."""
+    lab("web", "cache", "liar")
+    members = declare(eth0(), eth0(namespace="cache", sysctls={"ipv6.accept_ra": 1}), eth0(namespace="liar"))
+    converge("interface", **members)
+    advertise("liar", link("eth0", "liar")["address"])
+    end = time.monotonic() + LONG
+    while "fe80::9" not in gateways("cache"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert gateways("web") == ["fd00:42::1"]
+    command("sysctl", "-w", "net.ipv6.conf.eth0.accept_ra=1", space="web")
+    assert converge("interface", **declare(eth0()))["actions"] == ["set net/ipv6/conf/eth0/accept_ra of web/eth0"]
+
+
 def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
     lab("web", "cache")
     first = eth0(addresses=["10.42.0.7/24"], publish=["8080:7"])
@@ -142,7 +181,7 @@ def test_changes_do_not_touch_connections_that_live(lab, talk, calls, converge):
         "set rules of web/eth0", "set mtu of the host's end of web/eth0", "know web/eth0 by 10.42.0.8",
         "know web/eth0 by fd00:42::7", "set mtu of web/eth0", "add address 10.42.0.8/24 to web/eth0", "add address fd00:42::7/64 to web/eth0",
         "add route default (IPv6) via fd00:42::1 of web/eth0", "add route 10.9.0.0/16 via 10.42.0.9 of web/eth0",
-        "set bandwidth.transmit of web/eth0", "write names of web"]
+        "set net/ipv6/conf/eth0/accept_ra of web/eth0", "set bandwidth.transmit of web/eth0", "write names of web"]
     assert call.echo("two") == "two"
     # Back again, and the first address of the subnet goes: the other one of it stays, and so do the routes.
     converge("interface", **declare(eth0(addresses=["10.42.0.8/24"], publish=["8081:7"], routes=[], bandwidth={}), eth0(namespace="cache")))

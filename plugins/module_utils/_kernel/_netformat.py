@@ -134,6 +134,9 @@ _INFO = Format(  # IFLA_LINKINFO; a port's attributes are those of a bridge wher
     tun=Format((), ((1, "owner", "uint32"), (2, "owner_group", "uint32"), (3, "mode", "uint8"), (6, "persist", "uint8"))),
     veth=Format((), ((1, "peer", Format(_LINK, _LINK_ATTRIBUTES)),)))
 
+# IFLA_AF_SPEC: of IPv6 the values of net/ipv6/conf/NAME, one s32 for each DEVCONF_ of linux/ipv6.h
+_FAMILIES = Format((), ((10, "ipv6", Format((), ((2, "conf", "cdata"),))),))
+
 _QDISC = Format(  # struct tcmsg; of the options those that this collection sets
     (("family", "B"), ("pad1", "B"), ("pad2", "H"), ("index", "i"), ("handle", "I"), ("parent", "I"), ("info", "I")),
     ((1, "kind", "asciiz"), (7, "stats", Format((), ((1, "basic", "cdata"), (3, "queue", "cdata"))))), (2, "options"),
@@ -142,7 +145,7 @@ _QDISC = Format(  # struct tcmsg; of the options those that this collection sets
                  ((10, "latency64", "int64"), (11, "jitter64", "int64"))))
 
 FORMATS = {
-    "link": Format(_LINK, _LINK_ATTRIBUTES + ((18, "info", _INFO),)),
+    "link": Format(_LINK, _LINK_ATTRIBUTES + ((18, "info", _INFO), (26, "families", _FAMILIES))),
     "address": Format(  # struct ifaddrmsg
         (("family", "B"), ("length", "B"), ("flags", "B"), ("scope", "B"), ("index", "I")),
         ((1, "address", "ipaddr"), (2, "local", "ipaddr"), (8, "flags", "uint32"))),

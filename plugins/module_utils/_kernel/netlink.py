@@ -41,6 +41,7 @@ _MODES["tun"] = {1: "tun", 2: "tap"}
 _SCOPES = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
 _BOOLEANS = {"stp", "vlan_filtering", "multicast_snooping", "learning", "persist"}
 _LOOPBACK, _LOWER_UP, _HOST, _LOCAL_TABLE, _KERNEL = 772, 0x10000, 254, 255, 2
+_ACCEPT_RA = 3  # DEVCONF_ACCEPT_RA of linux/ipv6.h
 _PERMANENT, _TENTATIVE, _DADFAILED = 0x80, 0x40, 8
 _NTF_SELF, _NTF_PROXY = 2, 8
 _NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
@@ -179,11 +180,11 @@ class Net:
                 return found, False
 
     def links(self):
-        """[{index, name, kind, mac, mtu, up, carrier, master, parent, parent_netnsid, group, alias, port, data}]
+        """[{index, name, kind, mac, mtu, up, carrier, master, parent, parent_netnsid, group, alias, port, data, accept_ra}]
 
         ``kind`` is None for a physical device and `loopback` for lo; ``parent`` the index of the link below or of the veth's peer, in
         the namespace ``parent_netnsid`` where that is not None; ``port`` {isolated, locked, learning, hairpin, …} of a bridge's
-        port, else None; ``data`` what is of its kind (`netmessages.new_link`). What is not there is None.
+        port, else None; ``data`` what is of its kind (`netmessages.new_link`); ``accept_ra`` of IPv6, a number. What is not there is None.
         """
         return [_link(*each) for each in self._ask(_GETLINK, "link", bytes(16) + _MASK, _NLM_F_DUMP)]
 
@@ -261,6 +262,7 @@ def _words(data, offset, length, flags):
 def _link(head, read):
     dummy, dummy, device, index, flags, dummy = head
     info = read.get("info") or {}
+    conf = read.get("families", {}).get("ipv6", {}).get("conf", b"")
     kind = "loopback" if device == _LOOPBACK else info.get("kind")
     data = info.get("data") or {}
     if "mode" in data:
@@ -273,6 +275,7 @@ def _link(head, read):
         "index": index, "name": read["name"], "kind": kind, "mac": read.get("mac"), "mtu": read.get("mtu"), "up": bool(flags & UP),
         "carrier": bool(flags & _LOWER_UP), "master": read.get("master"), "parent": read.get("parent"), "data": data, "port": port,
         "parent_netnsid": read.get("parent_netnsid"), "group": read.get("group"), "alias": read.get("alias"),
+        "accept_ra": struct.unpack_from("=i", conf, 4 * _ACCEPT_RA)[0] if len(conf) > 4 * _ACCEPT_RA else None,
     }
 
 

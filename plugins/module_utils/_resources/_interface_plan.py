@@ -246,11 +246,14 @@ def _other_rules(host, spec):
 
 
 def _sysctls(host, spec, former, now):
-    """Those that are not declared any more go back to what new links of the namespace have."""
-    gone = [key for key in (former.sysctls if former is not None and former.sysctls else ()) if key not in (spec.sysctls or {})]
+    """What is declared, and what it needs beside. Those that are not declared any more go back to what new links of the namespace have."""
+    own = dict(spec.sysctls or {})
+    if spec.net is not None and any(addresses.family(each) == 6 for each in spec.resolved):
+        own.setdefault(_link_changes.ACCEPT_RA, "0")  # else any member could say that it is the gateway of all others
+    gone = [key for key in (former.sysctls if former is not None and former.sysctls else ()) if key not in own]
     if not gone or now.link is None:
-        return spec.sysctls
-    wanted = dict(spec.sysctls or {})
+        return own
+    wanted = dict(own)
     with nsfs.visit({"net": now.space.path}, host.proc):
         for key in gone:
             family, slash, word = key.partition("/")

@@ -15,6 +15,7 @@ from .._kernel import nsfs
 from .._model import addresses
 from .._model import interface_parts as parts
 
+ACCEPT_RA = "ipv6/accept_ra"  # set before the link is up
 _STATIC = 4  # RTPROT_STATIC: routes and rules of ours have it, those that somebody adds with ip(8) have not
 
 
@@ -234,7 +235,9 @@ def _sysctls(host, spec, now, wanted):
     if not wanted.sysctls:
         return []
     current = {}
-    if now.link is not None:
+    if now.link is not None and now.link["accept_ra"] is not None:
+        current[ACCEPT_RA] = str(now.link["accept_ra"])
+    if now.link is not None and set(wanted.sysctls).difference(current):
         with nsfs.visit({"net": now.space.path}, host.proc):
             for key in wanted.sysctls:
                 current[key] = _read(spec, key, host.proc)
@@ -247,7 +250,7 @@ def _sysctls(host, spec, now, wanted):
         if current.get(key) != text:
             path = _path(spec, key)
             # A new interface has both families or not, which is seen when it is there; a change is of one that was read.
-            changes.append(Change("set %s of %s" % (path, spec.key), "sysctls." + key.replace("/", "."), current.get(key), text, last=True,
+            changes.append(Change("set %s of %s" % (path, spec.key), "sysctls." + key.replace("/", "."), current.get(key), text, last=key != ACCEPT_RA,
                                   call=lambda unused, path=path, text=text, optional=twin in wanted.sysctls: _write(path, text, optional),
                                   uncall=lambda unused, path=path, old=current.get(key): old is not None and _write(path, old, True)))
     return changes
