@@ -78,7 +78,7 @@ def walk(root, choose=None):
 
     Nothing is followed and no other file system is entered: that is an error (EXDEV). A parent's descriptor is good until the next.
     ``choose(path, stat, other)`` says of each but the root whether it is in the tree, and of a directory whether what is in it is
-    looked at: a pair of truth values. ``other``: another file system is mounted there, which is then no error.
+    looked at: a pair of truth values. ``other``: it is on another device than what it is in, which is then no error.
     """
     found = os.fstat(root)
     device, stack = found.st_dev, []

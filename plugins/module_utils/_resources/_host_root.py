@@ -66,6 +66,8 @@ class Choice:
     def __init__(self, host, said, root="/"):
         self._root = root
         self._own = {os.fsencode(path.lstrip("/")) for path in (host.lib, host.etc, host.log, host.state, host.names, "/var/cache/bulkhead")}
+        above = root.rstrip("/") + "/"
+        self._mounted = {os.fsencode(mount.target[len(above):]) for mount in host.mounts().mounts if mount.target.startswith(above)}
         self._included = {os.fsencode(path[1:]) for path in said["include"]}
         self._said = sorted([(os.fsencode(path[1:]), key == "include") for key in said for path in said[key]], key=lambda pair: -len(pair[0]))
         self._told = None
@@ -92,7 +94,8 @@ class Choice:
             taken, entered = self._usual(path, found, directory)
         if way:
             return directory, True
-        if other and not (path in self._included or path in WHOLE or path in REPLACED or path in self._var):
+        # Of files an overlay, as the root of a live system is, shows the devices that its layers lie on: these say nothing.
+        if (other and directory or path in self._mounted) and not (path in self._included or path in WHOLE or path in REPLACED or path in self._var):
             return taken and directory, False
         return taken, entered
 
