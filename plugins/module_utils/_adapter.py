@@ -17,6 +17,9 @@ from ._engine.host import Host
 from ._model.errors import BulkheadError, reason
 
 
+_SECRET = ("environment", "env", "content")
+
+
 def run(resource, argument_spec, **rules):
     """The body of a module that changes: converge, then answer."""
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **rules)
@@ -81,7 +84,8 @@ def _declared(module):
 
 
 def _hide_values(module):
-    """Keep the values of `environment` out of the answer, which may tell the arguments, and take nothing else for a secret.
+    """Keep the values of environments and the content of files out of the answer, which may tell the arguments, and take nothing else
+    for a secret.
 
     Options that hold them are declared with no_log, for the system's log; but that would also mask each such value, be it `1`,
     wherever it stands in the answer.
@@ -92,7 +96,7 @@ def _hide_values(module):
 
 def _veiled(value, hide=False):
     if isinstance(value, dict):
-        return {key: _veiled(each, hide or key == "environment") for key, each in value.items()}
+        return {key: _veiled(each, hide or key in _SECRET) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_veiled(each, hide) for each in value]
     return "VALUE_HIDDEN" if hide and value is not None else value

@@ -90,7 +90,8 @@ def test_steps(converge, full_cycle):
     full_cycle("image", options, dict(name="web", state="absent"))
     assert stored() == [image("base")["layers"][0]["digest"][7:]]
     answer = converge("image", **options)
-    assert [action.partition(" of image")[0] for action in answer["actions"]] == ["build step %d" % number for number in (1, 2, 3, 4)] + ["make image web from base"]
+    assert [action.partition(" of image")[0] for action in answer["actions"]] == ["build step %d" % number for number in (1, 2, 3, 4)] + [
+        "make image web from base"]
     layers = [tree(path) for path in reversed(image()["lower"])]
     assert layers[1:] == [["etc", "etc/group", "etc/moved", "srv", "srv/new", "srv/new/deep", "srv/new/deep/file", "srv/old"],
                           ["srv", "srv/site", "srv/site/index", "srv/site/link"], ["etc", "etc/web.conf"], ["etc", "srv", "srv/all", "srv/user"]]
@@ -109,7 +110,8 @@ def test_what_a_command_sees(converge, refuse):
     """Its own namespaces, the powers of a service, the environment of image and step, and nothing else of the host."""
     parent(converge, config=dict(env={"A": "image", "B": "image"}))
     archives.write(BASE + "/given/file", b"given")
-    look = "{ hostname; echo $A $B $C; ls /proc/self/fd; grep Cap /proc/self/status; ls /dev /sys/class/net; id -u; id -g; echo $PWD; cat /given/file; ps; } >/srv/seen"
+    look = ("{ hostname; echo $A $B $C; grep Cap /proc/self/status; ls /dev /sys/class/net; id -u; id -g; echo $PWD; cat /given/file; ps; }"
+            " >/srv/seen")
     converge("image", **build(run("chmod 777 /srv; mkdir /srv/there"), run(look, env={"B": "step"}, user="web", workdir="/srv/there", network="none",
                                                                            bind=[dict(src=BASE + "/given", dest="/given")])))
     seen = read(image()["lower"][0] + "/srv/seen").split("\n")
@@ -130,7 +132,7 @@ def test_what_is_built_again(converge, full_cycle):
     first, copy, last = run("echo 1 > /srv/1"), dict(copy=dict(src=BASE + "/file", dest="/srv/file")), run("cat /srv/file > /srv/2")
 
     def built(check=True, **options):
-        return [action.split(" of image")[0] for action in converge("image", check=check, **options)["actions"]]
+        return [action.split(" of image")[0] for action in converge("image", check, **options)["actions"]]
 
     converge("image", **build(first, copy, last))
     below = [layer["digest"] for layer in image()["layers"]]
@@ -146,7 +148,8 @@ def test_what_is_built_again(converge, full_cycle):
     assert built(**build(first, copy, last))[:-1] == ["build step 2", "build step 3"]
     os.chmod(BASE + "/file", 0o644)
     # Another image that begins alike has the same layers, and what is shorter is only a name.
-    assert built(check=False, **build(first, copy, name="other")) == ["make image other from base"]
+    other = build(first, copy, name="other")
+    assert built(False, **other) == ["make image other from base"]
     assert [layer["digest"] for layer in image("other")["layers"]] == below[:3] and image()["layers"][2]["shared_by"] == ["other"]
     archives.write(BASE + "/file", b"two")
     full_cycle("image", build(first, copy, last), dict(name="other", state="absent"))

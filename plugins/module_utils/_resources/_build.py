@@ -18,7 +18,7 @@ import stat
 from .._kernel import manifest, trees, unpack
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError, reason
-from . import _build_files, _build_run, _import, _store
+from . import _build_files, _import, _store
 from ._sources import Tree
 
 NOUN = "image"
@@ -34,7 +34,7 @@ def plan(host, spec, plan, known, damaged):
             made_from["type"], made_from["digest"]) == (spec.source, build.digest):
         return parent["config"]
     if build.missing and any(step.kind == "run" for step in spec.steps[-build.missing:]):
-        _build_run.require(host)
+        _runner().require(host)
     plan.differ("source", {"type": made_from["type"], "digest": made_from["digest"]} if known else None, {"type": spec.source, "digest": build.digest})
     if damaged:
         plan.differ("damaged", sorted(damaged.values()), [])
@@ -44,6 +44,12 @@ def plan(host, spec, plan, known, damaged):
     plan.add("make image %s from %s" % (spec.name, spec.path), lambda: build.finish(config), lambda: _store.put_back(host, spec.name, known))
     host.promised.add((NOUN, spec.name))
     return None
+
+
+def _runner():
+    from . import _build_run  # much code, for the one who runs something
+
+    return _build_run
 
 
 def _parent(host, spec, damaged):
@@ -150,9 +156,9 @@ class _Build:
         step, name = self.spec.steps[number], "step %d of image %s" % (number + 1, self.spec.name)
         lowers = [self.arrival.tree(digest) for digest in reversed(_store.once(self.digests))]
         _directories(room, lowers)
-        status, lines = _build_run.run(self.host, name, step, lowers, room, self._environment(step))
+        status, lines = _runner().run(self.host, name, step, lowers, room, self._environment(step))
         if status:
-            late = step.timeout and status == _build_run.LATE
+            late = step.timeout and status == _runner().LATE
             ended = "took longer than its timeout of %d s" % step.timeout if late else "ended with status %d" % status
             raise self._error(number, " %s%s" % (ended, ", and said: %s" % " | ".join(map(_printable, lines)) if lines else ""),
                               "Mend the step and run again", status=status, output=lines)
@@ -213,4 +219,3 @@ def _directories(room, lowers):
         if key.startswith("user.") and key != manifest.OPAQUE:
             os.setxattr(upper, key, value)
     os.utime(upper, ns=(found.st_mtime_ns, found.st_mtime_ns))
-
