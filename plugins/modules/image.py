@@ -54,6 +54,33 @@ options:
       - The image has the config of the sandbox's image. A file that is written while it is read is refused, so stop services first.
       - The digest is that of its layers and of all that it has written.
     type: str
+  from:
+    description:
+      - The name of another image of the store, the parent. The image has its layers, one more for each of O(steps), and its config.
+      - When the parent is replaced by other layers, the image is built again. Layers of the parent need no O(allow_setuid) here.
+    type: str
+  steps:
+    description:
+      - What makes an image of the one that it is O(from), in this order. Each step is a dictionary with one of C(run), C(copy) and C(write), and
+        becomes a layer.
+      - A step is built where it, a step before, the parent's layers or what it copies has changed, or where another image has been built by the
+        same steps so far its layer is taken. Times and owners of what is copied do not matter. What the world outside has meanwhile, such as a
+        newer package, does not either; change the step to have it run again, by a variable in its C(env) for example.
+      - C(run) is a line, or several, for C(/bin/sh -e -c), or a list of words, which needs no shell. It is run over the layers so far in
+        namespaces of its own, with prepared C(/proc), read-only C(/sys) and C(/dev), an empty standard input, and the capabilities and the filter of
+        system calls that a service has by default. What it leaves running is ended.
+      - Beside C(run) there may be C(env), variables over those of the parent's config, which are neither logged nor returned; C(user), by default
+        V(root), by name or number as in the image; C(workdir), by default V(/); C(network), V(host) for that of the host with its
+        C(/etc/resolv.conf), which is the default, or V(none); C(timeout), as V(10m), by default none; and C(bind), a list of C(src) on the host and
+        C(dest) inside, which the command sees read-only there, and whose content is a part of what the step depends on.
+      - C(copy) is a dictionary with C(src), a file or directory on the host, and C(dest), the place of just that file, or of what is in that directory.
+        Sockets and extended attributes are left out.
+      - C(write) is a dictionary with C(dest) and C(content), the text of the file.
+      - Both may have C(owner) and C(group), names of the image's own files or numbers, by default root, and C(mode) of the files, by default that of the
+        source or V('0644'). Directories that are there stay as they are. No symbolic link of the image is followed. A C(dest) that leads
+        through one is refused, and one in the place of a file is replaced by it.
+    type: list
+    elements: dict
   reference:
     description:
       - Which image of O(oci) or O(docker) is meant, where there are several, by a tag, a whole name or a digest.
@@ -171,6 +198,24 @@ EXAMPLES = r"""
     name: web
     commit: build
 
+- name: An image over another
+  bulkhead.isolation.image:
+    name: shop
+    from: debian
+    steps:
+      - run: |
+          apt-get update
+          apt-get install -y --no-install-recommends nginx-light
+          apt-get clean
+          rm -rf /var/lib/apt/lists/*
+        env: {DEBIAN_FRONTEND: noninteractive}
+      - copy: {src: /srv/shop/site, dest: /srv/www, owner: www-data}
+      - write:
+          dest: /etc/nginx/sites-enabled/default
+          content: "server { listen 80; root /srv/www; }"
+    config:
+      command: [/usr/sbin/nginx, -g, daemon off;]
+
 - name: Give it to other tools, as in umoci unpack --image /srv/out/tools:tools
   bulkhead.isolation.image:
     name: tools
@@ -259,6 +304,7 @@ def main():
         tar=dict(type="path"),
         directory=dict(type="path"),
         commit=dict(type="str"),
+        steps=dict(type="list", elements="dict", no_log=True),  # in it are values of environments
         reference=dict(type="str"),
         platform=dict(type="str"),
         digest=dict(type="str"),
@@ -270,6 +316,7 @@ def main():
         export=dict(type="path"),
         prune=dict(type="bool", default=False),
         state=dict(type="str", choices=["present", "absent"], default="present"),
+        **{"from": dict(type="str")},
     ))
 
 
