@@ -54,7 +54,8 @@ def _step(item, path, problems):
     given = values.mapping(item, path, problems, _RUN + ("copy", "write"))
     kinds = [kind for kind in KINDS if given.get(kind) is not None]
     if len(kinds) != 1:
-        problems.add(path, "give one of run, copy and write")
+        if isinstance(item, dict):
+            problems.add(path, "give one of run, copy and write")
         return None
     step.kind, step.bind = kinds[0], []
     if step.kind == "run":
@@ -81,7 +82,10 @@ def _step(item, path, problems):
 
 def _run(step, given, path, problems):
     command = given["run"]
-    if isinstance(command, str):
+    if not isinstance(command, (str, list, tuple)):
+        problems.add(path + ".run", "%s is neither a line for a shell nor a list of words" % values.quoted(command))
+        command = step.command = None
+    elif isinstance(command, str):
         command = values.text(command, path + ".run", problems)
         if command is not None and not command.strip():
             problems.add(path + ".run", "is empty")
