@@ -28,11 +28,18 @@ OPAQUE = "trusted.overlay.opaque"
 class Entry:
     """Something in a tree: its path (bytes, empty for the root), its parent's descriptor and its name there, what stat(2) says."""
 
-    __slots__ = ("path", "parent", "name", "stat", "xattrs")
+    __slots__ = ("path", "parent", "name", "stat", "_xattrs")
 
     def __init__(self, path, parent, name, found):
         self.path, self.parent, self.name, self.stat = path, parent, name, found
-        self.xattrs = xattrs(parent, name)
+        self._xattrs = None
+
+    @property
+    def xattrs(self):
+        """{name: value} of its extended attributes, read when they are asked for."""
+        if self._xattrs is None:
+            self._xattrs = xattrs(self.parent, self.name)
+        return self._xattrs
 
     def open(self):
         """A descriptor of the content of a regular file, which is still the one that was looked at."""

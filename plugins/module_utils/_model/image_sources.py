@@ -23,7 +23,7 @@ _WORDS = {
     "components": (re.compile(r"[A-Za-z0-9][A-Za-z0-9./+-]*"), "a component such as main"),
     "architecture": (re.compile(r"[a-z0-9][a-z0-9-]*"), "an architecture such as amd64"),
     # Anything else would be the name of a file of the host, or an option.
-    "mirror": (re.compile(r"[a-z][a-z0-9+.-]*:/[!-~]+|deb(-src)? [ -~]+"), "a URL or a line of a sources.list"),
+    "mirror": (re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+|deb(-src)? [ -~]+"), "a URL or a line of a sources.list"),
 }
 
 

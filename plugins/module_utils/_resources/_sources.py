@@ -15,7 +15,7 @@ from .._kernel import manifest, streams, syscalls, tarstream, trees
 from .._kernel.tarstream import ArchiveError
 from .._model import oci
 from .._model.errors import BulkheadError
-from . import _host_root, _sandbox_image, _store
+from . import _bootstrap, _host_root, _sandbox_image, _store
 from ._tree import Tree
 
 _LINKS = 8  # of a docker-archive, from one layer to the same one under another name
@@ -50,7 +50,7 @@ class Source:
 
     def __init__(self, host, spec, whole=False):
         self.host, self.spec, self.whole = host, spec, whole
-        self._open, self._choice = [], None
+        self._open, self._rooms, self._choice = [], [], None
 
     def __enter__(self):
         return self
@@ -58,15 +58,19 @@ class Source:
     def __exit__(self, *exc):
         for fd in self._open:
             os.close(fd)
-        self._open = []
+        for name in self._rooms:
+            _store.discard(self.host, name)
+        self._open, self._rooms = [], []
 
     def exists(self):
-        return os.path.lexists(self.spec.path)
+        return self.spec.source == "bootstrap" or os.path.lexists(self.spec.path)
 
     def key(self):
         """What is told without reading: of a file its identity, size and times; None where that does not say enough."""
         if self.spec.source == "host":
             return [self.spec.path, self._chosen().key()]
+        if self.spec.source == "bootstrap":
+            return [self.spec.path, _bootstrap.key(self.spec)]
         found = self._stat()
         if stat.S_ISDIR(found.st_mode):
             return _walked(self.spec.path) if self.spec.source in ("directory", "commit") else None
@@ -83,6 +87,11 @@ class Source:
         """The Content; ArchiveError for what is wrong with it."""
         if self.spec.source == "host":
             return Content(self._chosen().key(), [Layer(None)])
+        if self.spec.source == "bootstrap":
+            known = _bootstrap.known(self.host, self.spec)
+            if not known:
+                _bootstrap.require(self.host, self.spec)
+            return Content(_bootstrap.key(self.spec), [Layer(None, digest=digest) for digest in known or [None]])
         directory = stat.S_ISDIR(self._stat().st_mode)
         if self.spec.source == "directory":
             if not directory:
@@ -113,6 +122,10 @@ class Source:
 
     def tree(self):
         """The members of a directory."""
+        if self.spec.source == "bootstrap":
+            self._rooms.append(_bootstrap.room_name())
+            root, choice = _bootstrap.make(self.host, self.spec, self._rooms[-1])
+            return Tree(self._hold(root), False, choice)
         return Tree(self.directory(), self.spec.source == "commit", self._chosen() if self.spec.source == "host" else None)
 
     def _chosen(self):
