@@ -18,8 +18,8 @@ description:
   - Archives are not trusted. Every digest in them is verified. What leads out of the tree, what is made twice, what is cut short
     or in a form that can be read in two ways is refused with the entry named, and nothing of it stays.
   - An image is unchanged when its source has the digest that it was imported from. That is told without unpacking anything.
-    The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive that of
-    the file, and of a directory that of its whole content. A tar archive or docker-archive with the same path, inode, size and times as
+    The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive and of a
+    file system that of the file, and of a directory that of its whole content. A file with the same path, inode, size and times as
     at its import is not read again, and neither is the content of a directory in which all files have theirs.
   - A layer gets its name when all of it is on the disk, and an image after its layers. A run that is killed leaves an image as
     it was, and what it leaves beside is removed by the next run.
@@ -47,6 +47,17 @@ options:
     description:
       - A directory on the host that holds a root file system, which is copied. It becomes an image of one layer.
       - Sockets are left out. A directory on which another file system is mounted is refused.
+    type: path
+  squashfs:
+    description:
+      - A file on the host that is a squashfs file system with a root file system in it. It becomes an image of one layer.
+      - The file is copied into the store as it is, and mounted there by a loop device, read-only, C(nodev) and C(nosuid). Nothing is unpacked.
+        The mount is there again after a reboot, and a run finds and mends one that somebody has taken away.
+      - The host needs loop devices and the file system in its kernel. The kernel reads the structures of the file, so take only files of
+        those whom you trust.
+    type: path
+  erofs:
+    description: The same of a file that is an erofs file system, without further files of data.
     type: path
   commit:
     description:
@@ -188,6 +199,12 @@ EXAMPLES = r"""
       command: [/usr/bin/tool, --serve]
       env: {LANG: C.UTF-8}
 
+- name: A file system in a file, which is mounted and not unpacked
+  bulkhead.isolation.image:
+    name: firmware
+    squashfs: /srv/images/firmware.squashfs
+    allow_setuid: true
+
 - name: See that nothing has happened to its files
   bulkhead.isolation.image:
     name: tools
@@ -252,7 +269,8 @@ image:
     layers:
       description:
         - The layers, the lowest first, each with its C(digest), C(size) in bytes, number of C(entries), C(path), and the other images
-          that it is C(shared_by).
+          that it is C(shared_by). One that is mounted has C(squashfs) or C(erofs) as its C(filesystem), and C(mounted) says whether it is;
+          its size is that of its file.
       returned: when present
       type: list
       elements: dict
@@ -303,13 +321,17 @@ def main():
         docker=dict(type="path"),
         tar=dict(type="path"),
         directory=dict(type="path"),
+        squashfs=dict(type="path"),
+        erofs=dict(type="path"),
         commit=dict(type="str"),
         steps=dict(type="list", elements="dict", no_log=True),  # in it are values of environments
+        host=dict(type="raw"),
+        bootstrap=dict(type="dict"),
         reference=dict(type="str"),
         platform=dict(type="str"),
         digest=dict(type="str"),
         config=dict(type="dict"),
-        allow_setuid=dict(type="bool", default=False),
+        allow_setuid=dict(type="bool"),
         allow_devices=dict(type="bool", default=False),
         limits=dict(type="dict"),
         verify=dict(type="bool", default=False),

@@ -65,7 +65,8 @@ images:
     layers:
       description:
         - The layers, the lowest first, each with its C(digest), C(size) in bytes, number of C(entries), C(path), and the other images
-          that it is C(shared_by).
+          that it is C(shared_by). One that is mounted has C(squashfs) or C(erofs) as its C(filesystem), and C(mounted) says whether it is;
+          its size is that of its file.
       returned: always
       type: list
       elements: dict
@@ -103,7 +104,7 @@ layers:
       returned: always
       type: str
     size:
-      description: The bytes of all its files.
+      description: The bytes of all its files; of one that is mounted, those of the file that it is.
       returned: always
       type: int
     entries:
@@ -111,9 +112,17 @@ layers:
       returned: always
       type: int
     path:
-      description: Its directory.
+      description: Its directory. Where systemd is init, one that is mounted is so in the mount namespace C(/run/bulkhead/engine) only.
       returned: always
       type: str
+    filesystem:
+      description: V(squashfs) or V(erofs), where it is a file that is mounted. None where it is a directory.
+      returned: always
+      type: str
+    mounted:
+      description: Whether it is mounted, where it is to be. None where it is a directory.
+      returned: always
+      type: bool
     shared_by:
       description: The images that have it.
       returned: always

@@ -46,9 +46,11 @@ def ensure(host):
         if not os.path.isdir(path):
             os.makedirs(path, mode=0o700 if directory == "made" else 0o755, exist_ok=True)
     library = os.path.realpath(host.lib)  # a link to a larger disk is as good; the mount table names where it leads
-    if host.mounts().top(library) is None:
+    mount = host.mounts().top(library)
+    if mount is None:
         os.makedirs(library, mode=0o755, exist_ok=True)
         sc.mount(library, library, None, sc.MS_BIND)
+    if mount is None or host.aside and mount.shared:  # what is mounted below it there is of no concern to pid 1
         sc.mount(None, library, None, sc.MS_PRIVATE)
         host.forget()
     return moved

@@ -47,18 +47,32 @@ class Unpacker:
         self._kinds = {b"": DIRECTORY}  # of every path that was made; None for one that is removed from the trees below
         self._directories = {}  # path: its Member, None for one that no entry tells of
         self._here, self._fd = None, -1  # the last parent
-        self._entries = self._size = 0
+        self.entries = self._size = 0
 
     def add(self, member, data):
         """Make one member; ``data`` yields its content, and may have ``share(fd)``, which gives that to an empty file without a copy, if it can."""
-        self._entries += 1
-        if self._entries > self.rules.entries:
-            raise ArchiveError("it has more than %d entries" % self.rules.entries, advice="Raise limits.entries if that is as it should be")
-        path = self._path(member.name)
+        path = self._counted(member)
         try:
             self._add(member, path, data)
         except OSError as exc:
             raise ArchiveError("cannot be made: %s" % exc.strerror, member.name) from exc
+
+    def look(self, member):
+        """Refuse of a member of a tree that is there already what add() would."""
+        self._counted(member)
+        self._check(member)
+        self._sized(member)
+
+    def _counted(self, member):
+        self.entries += 1
+        if self.entries > self.rules.entries:
+            raise ArchiveError("it has more than %d entries" % self.rules.entries, advice="Raise limits.entries if that is as it should be")
+        return self._path(member.name)
+
+    def _sized(self, member):
+        self._size += member.size
+        if self._size > self.rules.size:
+            raise ArchiveError("it has more than %d bytes" % self.rules.size, advice="Raise limits.size if that is as it should be")
 
     def _add(self, member, path, data):
         parent, dummy, name = path.rpartition(b"/")
@@ -147,9 +161,7 @@ class Unpacker:
 
     def _file(self, member, name, parent, data):
         content, left = hashlib.sha256(), member.size
-        self._size += member.size
-        if self._size > self.rules.size:
-            raise ArchiveError("it has more than %d bytes" % self.rules.size, advice="Raise limits.size if that is as it should be")
+        self._sized(member)
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
             shared = getattr(data, "share", None)

@@ -10,7 +10,8 @@ from .._kernel.unpack import Rules
 from . import build, image_sources, oci, values
 
 STATES = ("present", "absent")
-SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from")
+MOUNTED = ("squashfs", "erofs")  # the layer is the file itself
+SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from") + MOUNTED
 KEYS = ("name",) + SOURCES + ("steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
 OF_DISTRIBUTIONS = ("host", "bootstrap")  # files that are set-user-ID are a part of these
 CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
@@ -70,7 +71,7 @@ class ImageSpec:
             problems.add(prefix + named[0], "an image that is to be absent needs no source")
         if options.get("export") is not None and (self.state == "absent" or options.get("name") is None):
             problems.add(prefix + "export", "this goes with an image that is to be present")
-        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", ("oci", "docker", "tar", "directory", "commit")), ("steps", ("from",))):
+        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", ("oci", "docker", "tar", "directory", "commit") + MOUNTED), ("steps", ("from",))):
             if options.get(key) is not None and self.source not in sources:
                 problems.add(prefix + key, "this goes with %s" % " or ".join(sources))
 

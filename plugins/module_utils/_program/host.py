@@ -171,6 +171,8 @@ def _remove_places(host, clear):
     nsfs.unpin(nsfs.pin_path(host, nsfs.TEMPLATE, "mnt"))
     entry.clear(host)
     host.forget()
+    if os.path.isdir(host.lib + "/layers"):
+        _images().unmount(host)
     places.clear(host)
     host.forget()
     _remove_empty(host.state)

@@ -9,6 +9,8 @@ Each object has a plan of its own, made when its turn comes: what stood on it is
 
 from __future__ import annotations
 
+import os
+
 from .._engine import places
 from .._engine.engine import converge
 from .._engine.lock import Lock
@@ -27,9 +29,9 @@ class Record:
 
     __slots__ = ("resource", "noun", "name", "options", "torn")
 
-    def __init__(self, host, resource, word, name):
+    def __init__(self, host, resource, word, name, options=None):
         self.resource, self.noun, self.name = resource, resource.NOUN, name
-        options = host.records.options(word, name)
+        options = options or host.records.options(word, name)
         self.torn = None if options is not None else "Cannot restore %s %s: its record %s is not whole. Declare it again, or remove it." % (
             self.noun, name, host.records.path(word, name))
         self.options = dict(_address(host, resource, name), **(options or {}))
@@ -52,6 +54,7 @@ def restore(host):
     done, everything = [], recorded(host)
     host.failures.keep({record.name for record in everything if record.resource is sandbox})
     failed = [(record, record.torn) for record in everything if record.torn]
+    failed += _mount_layers(host, done)
     waiting = [record for record in everything if not record.torn and record.at_boot()]
     while waiting:
         refused = []
@@ -65,6 +68,15 @@ def restore(host):
         waiting = [record for record, message in refused]
     _note(host, {record.name: message for record, message in failed if record.resource is sandbox})
     return done, failed
+
+
+def _mount_layers(host, done):
+    """Images need no record, as the store is on the disk; what a reboot takes of them is the mounts of their layers."""
+    if not os.path.isdir(host.lib + "/images"):
+        return []
+    from .._resources import _mounted, image  # much code, for the one who has images
+
+    return [each for name in _mounted.images(host) for each in _make(host, image, [Record(host, image, image.NOUN, name, {"state": "present"})], done)]
 
 
 def _note(host, failed):

@@ -12,7 +12,8 @@ import os
 
 from .._kernel import manifest, streams, tarstream, unpack
 from .._kernel.tarstream import ArchiveError
-from . import _store
+from .._model.image import MOUNTED
+from . import _mounted, _store
 from ._sources import Source
 
 
@@ -58,10 +59,12 @@ def allowed(spec, known):
 
 def _layer(host, spec, source, arrival, layer, below, damaged):
     """The digest of one layer, in the store or on its way; ``below``: those of the layers under it, the lowest first."""
-    there = layer.digest if layer.region is None else layer.diff_id and _store.by_diff_id(host, layer.diff_id, below)
+    there = layer.digest if layer.region is None or spec.source in MOUNTED else layer.diff_id and _store.by_diff_id(host, layer.diff_id, below)
     if there in _store.layers(host) and there not in damaged:
         allowed(spec, _store.layers(host)[there])
         return there
+    if spec.source in MOUNTED:
+        return _mounted.bring(spec, arrival, layer)
     sources = []
 
     def fill(unpacker):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from .._kernel import holders, mountinfo, overlayfs, syscalls, trees
 from .._kernel.holders import identity
@@ -15,6 +16,7 @@ from .._model.errors import BulkheadError, reason
 from . import _uses
 
 _NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "exfat", "squashfs", "erofs", "iso9660", "proc", "sysfs", "cgroup", "cgroup2", "9p", "ceph")
+_MOUNTED = re.compile(r"/layers/[0-9a-f]{64}/tree$")
 DISCARDED = ".bulkhead-discarded"  # suffix of an upper or work that a reset has replaced and not yet removed
 
 
@@ -36,8 +38,13 @@ def read(host, mount):
     return overlayfs.full_names(overlayfs.parse(mount.super_options, known(host)), short_links(host))
 
 
+def known_by(path):
+    """What a layer is remembered by; of one of the store that is mounted its file, as the mount comes and goes."""
+    return _MOUNTED.search(path) and identity(os.path.dirname(path) + "/file") or identity(path)
+
+
 def identities(layers):
-    return {path: identity(path) for path in layers.lower + layers.data + [layers.upper, layers.work] if path}
+    return {path: known_by(path) for path in layers.lower + layers.data + [layers.upper, layers.work] if path}
 
 
 def refusal(what, why, advice, verb="mount"):

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What images are made from: an OCI image layout, a docker-archive, a tar archive, a directory of the host, what a sandbox has written,
-the running host."""
+the running host, a file that is a file system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .._kernel import manifest, streams, syscalls, tarstream, trees
 from .._kernel.tarstream import ArchiveError
 from .._model import oci
 from .._model.errors import BulkheadError
-from . import _bootstrap, _host_root, _sandbox_image, _store
+from .._model.image import MOUNTED
+from . import _bootstrap, _host_root, _mounted, _sandbox_image, _store
 from ._tree import Tree
 
 _LINKS = 8  # of a docker-archive, from one layer to the same one under another name
@@ -103,6 +104,9 @@ class Source:
         if self.spec.source == "commit":
             return self._commit()
         region = self.file()
+        if self.spec.source in MOUNTED:
+            digest = _mounted.look(self.host, region, self.spec.source, self.spec.limits)
+            return Content(digest, [Layer(region, digest=digest, size=region.size)])
         if self.spec.source == "tar":
             digest = region.digest()
             return Content(digest, [Layer(region, digest=digest, size=region.size)])

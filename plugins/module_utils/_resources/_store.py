@@ -7,6 +7,7 @@
     layers/HEX/tree           a layer, under the digest of its manifest; the directory above is for root alone
     layers/HEX/manifest       what is in it, of which HEX is the sha256
     layers/HEX/layer.json     what is known of it beside
+    layers/HEX/file           in place of the manifest: what is mounted on tree (`_mounted.py`); HEX is its sha256
     images/NAME.json          an image: its layers, the lowest first, its config, and what it was made from
 
 What begins with a dot is in the making or on its way out: layers/.new-*, layers/.old-*, images/.NAME.json.{new,gone}. Whoever has
@@ -20,7 +21,8 @@ import json
 import os
 import re
 
-from .._kernel import holders, manifest, syscalls, trees
+from .._kernel import holders, manifest, mountinfo, streams, syscalls, trees
+from .._model.image import MOUNTED
 from . import _layers
 
 _HEX = re.compile(r"layers/([0-9a-f]{64})(?![0-9a-f])")
@@ -72,7 +74,8 @@ def layers(host):
         found = {}
         for name in _list(layers_of(host)):
             known = None if name.startswith(".") else _load("%s/%s/layer.json" % (layers_of(host), name))
-            if known is not None and known.get("digest") == "sha256:" + name:
+            if known is not None and known.get("digest") == "sha256:" + name and (
+                    not known.get("filesystem") or os.path.exists("%s/%s/file" % (layers_of(host), name))):
                 found[known["digest"]] = known
         return found
     return host.cached("layers", read)
@@ -126,9 +129,13 @@ def _in_use(host):
     if not _list(layers_of(host)):
         return found
     pins = host.state + "/mntns"
+    own = {mount.id: mount for mount in host.mounts().below(os.path.realpath(layers_of(host)))}  # of layers that are mounted
+    devices = {mount.device: mount.target for mount in own.values()}
     for who, table in holders.tables(host.proc, ["%s/%s" % (pins, name) for name in _list(pins)]):
         for mount in table.mounts:
             places = [mount.root] if mount.fstype != "overlay" else _layers.read(host, mount).lower + _layers.read(host, mount).data
+            if mount.device in devices and mount.id not in own:
+                places.append(devices[mount.device])
             for path in places:
                 for name in _HEX.findall(path):
                     found.setdefault("sha256:" + name, "the mount on %s (%s)" % (
@@ -144,6 +151,9 @@ def _in_use(host):
 def damage(host, digest):
     """None, or what is wrong with a layer: (name, what is different). Every byte of it is read."""
     path = place(host, digest)
+    if layers(host)[digest].get("filesystem"):
+        with open(path + "/file", "rb") as stream:
+            return None if streams.Region(stream.fileno()).digest() == digest else ("its file", "differs in content")
     try:
         fd = os.open(path + "/tree", _DIRECTORY)
     except OSError as exc:
@@ -197,11 +207,19 @@ def remove_layer(host, digest):
 
 def discard(host, name):
     """Remove a directory below layers/, whatever is in it."""
+    unmount(host, "%s/%s" % (layers_of(host), name))
     fd = os.open(layers_of(host), _DIRECTORY)
     try:
         trees.remove_tree(fd, name)
     finally:
         os.close(fd)
+
+
+def unmount(host, path):
+    """Unmount the layer in a directory below layers/, where it is one that is mounted."""
+    for mount in mountinfo.read(host.proc).at(os.path.realpath(path) + "/tree"):
+        if mount.fstype in MOUNTED:
+            syscalls.umount(path + "/tree")
 
 
 def is_empty(host):
@@ -270,6 +288,12 @@ class Arrival:
         self._known[found.digest] = known
         _dump(path + "/layer.json", dict(known, digest=found.digest, entries=found.entries, size=found.size))
         return found.digest
+
+    def mounted(self, path, digest, known):
+        """A file is mounted in a room(): its digest."""
+        self._waiting[digest], self._known[digest] = path, known
+        _dump(path + "/layer.json", dict(known, digest=digest))
+        return digest
 
     def commit(self, name, known, replace=()):
         """Give everything its name: the layers, then the image. ``replace``: layers in the store that are damaged."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
-from .._model.image import ImageSpec
-from . import _build, _export, _import, _sandbox_image, _store
+from .._model.image import SOURCES, ImageSpec
+from . import _build, _export, _import, _mounted, _sandbox_image, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -39,7 +39,8 @@ def _refusal(spec, exc, verb="import"):
 def _plan_present(host, spec, plan):
     known = _store.image(host, spec.name)
     if spec.source is None and known is None:
-        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: oci, docker, tar, directory, commit or from." % spec.name)
+        raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: %s." % (
+            spec.name, ", ".join(SOURCES)))
     damaged = _damaged(host, spec, known) if known else {}
     if spec.source is None:
         if damaged:
@@ -47,6 +48,7 @@ def _plan_present(host, spec, plan):
         own = known["own_config"]
     elif spec.source == "from":
         _refuse_busy(host, spec, damaged)
+        _mounted.plan_mounts(host, (_store.image(host, spec.path) or {}).get("layers", ()), plan)
         own = _build.plan(host, spec, plan, known, damaged)
     else:
         if spec.source == "commit":
@@ -55,6 +57,8 @@ def _plan_present(host, spec, plan):
             own = _plan_source(host, spec, plan, known, damaged)
         except ArchiveError as exc:
             raise _refusal(spec, exc) from exc
+    if own is not None and spec.source != "from":
+        _mounted.plan_mounts(host, known["layers"], plan)
     declared = known["declared_config"] if known and spec.config is None else spec.config
     if own is not None and (own, declared) != (known["own_config"], known["declared_config"]):
         changed = _import.named(spec.name, known["layers"], own, declared, known["made_from"])
@@ -101,6 +105,7 @@ def _plan_source(host, spec, plan, known, damaged):
     if damaged:
         plan.differ("damaged", sorted(damaged.values()), [])
 
+    _mounted.plan_mounts(host, [layer.digest for layer in content.layers if layer.digest not in damaged], plan)
     config = spec.config if spec.config is not None else known["declared_config"] if known else {}
 
     def act():
@@ -119,6 +124,7 @@ def _refuse_busy(host, spec, damaged):
     if busy:
         raise BulkheadError("Cannot mend image %s: %s, and it is in use by %s. Remove that first." % (
             spec.name, damaged[busy[0]], _store.in_use(host)[busy[0]]))
+    _mounted.refuse_busy(host, damaged)
 
 
 def _stays(host, spec, known):
@@ -140,6 +146,7 @@ def _plan_absent(host, spec, plan):
         if digest in _store.in_use(host) and not [name for name in _store.shared_by(host, digest) if name != spec.name]:
             plan.warn("The layer %s of image %s stays, as it is in use: by %s. The option prune removes it later."
                       % (_store.short(digest), spec.name, _store.in_use(host)[digest]))
+    _mounted.refuse_busy(host, going)
     plan.differ("state", "present", "absent")
     plan.differ("layers", known["layers"], None)
 
@@ -158,6 +165,7 @@ def _plan_prune(host, spec, plan):
         going = [digest for digest in going if digest not in known["layers"]]
     if not going:
         return
+    _mounted.refuse_busy(host, going)
     plan.differ("unused_layers", going, [])
 
     def act():
@@ -171,6 +179,11 @@ def plan_none(host, plan):
     if not _store.is_empty(host):
         plan.differ("images", _store.names(host), [])
         plan.add("remove all images", lambda: _store.clear(host))
+
+
+def unmount(host):
+    """What a reboot would take: the mounts of layers. They stay in the store."""
+    _mounted.clear(host)
 
 
 def show(host, name):
@@ -192,6 +205,7 @@ def show(host, name):
 def _show_layer(host, digest, name=None):
     known = _store.layers(host).get(digest) or {"size": 0, "entries": 0}
     return {"digest": digest, "size": known["size"], "entries": known["entries"], "path": _store.tree(host, digest),
+            "filesystem": known.get("filesystem"), "mounted": _mounted.wrong(host, digest) is None if known.get("filesystem") else None,
             "shared_by": [other for other in _store.shared_by(host, digest) if other != name]}
 
 

@@ -15,7 +15,7 @@ import os
 from .._kernel import holders, mountinfo, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.overlay import OverlaySpec, key_of
-from . import _layers, _uses
+from . import _layers, _mounted, _uses
 from ._mounting import NOUN, Build, Found, Undeclared, flags_of, look, owned, pin_of, place, visiting
 
 
@@ -35,6 +35,7 @@ def plan(host, spec, plan):
 
 def _plan_mounted(host, spec, plan, found, foreign):
     layers, differences = wanted(host, spec, found.layers if found.is_overlay else None)
+    _mounted.plan_lower(host, layers.lower, plan)
     flags = flags_of(spec, found.mount if found.is_overlay else None)
     stacked = found.is_overlay and len(found.stack) > 1
     if found.is_overlay and not differences and not spec.reset and not stacked:
@@ -99,10 +100,10 @@ def wanted(host, spec, shown, remembered=None):
             continue
         mine = [path for path in (declared if isinstance(declared, list) else [declared]) if path]
         theirs = [path for path in (before if isinstance(before, list) else [before]) if path]
-        if mine != theirs and [_layers.identity(path) or path for path in mine] != [_layers.identity(path) or path for path in theirs]:
+        if mine != theirs and [_layers.known_by(path) or path for path in mine] != [_layers.known_by(path) or path for path in theirs]:
             differences[key] = (before, declared)
         else:
-            moved = [path for path in theirs if path in remembered and remembered[path] != _layers.identity(path)]
+            moved = [path for path in theirs if path in remembered and remembered[path] != _layers.known_by(path)]
             if moved:
                 differences[key] = (["%s (as it was)" % path for path in moved], moved)
     known = _layers.known(host)

@@ -1,0 +1,174 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Layers that are a file system in a file, squashfs or erofs: kept as they are, mounted by a loop device, and never unpacked.
+
+    layers/HEX/file       the file, of which HEX is the sha256
+    layers/HEX/tree       where it is mounted, in the mount namespace that the engine works in
+
+The mount is the kernel's and goes with a reboot; whoever is about to use a layer has a step that makes it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+
+from .._kernel import fsimage, holders, loopdev, mountinfo, syscalls, unpack
+from .._kernel.tarstream import ArchiveError
+from .._model.errors import BulkheadError, reason
+from . import _store
+from ._tree import Tree
+
+_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+_WORDS = ("ro", "nosuid", "nodev")
+_COVERED = "something else is mounted on it"
+
+
+def look(host, region, kind, limits):
+    """The digest of a file, when this host can mount it and its head is as it should be."""
+    why = lacks(host, kind)
+    if why:
+        raise ArchiveError(why[0], advice=why[1])
+    if region.size > limits["size"]:
+        raise ArchiveError("it has more than %d bytes" % limits["size"], advice="Raise limits.size if that is as it should be")
+    if fsimage.entries(region, kind) > limits["entries"]:
+        raise ArchiveError("it has more than %d entries" % limits["entries"], advice="Raise limits.entries if that is as it should be")
+    return region.digest()
+
+
+def lacks(host, kind):
+    """None, or what this host lacks for such layers and what to do: (words, words). A module of the kernel is loaded by its use."""
+    if not loopdev.there():
+        return "this host has no loop devices: there is no %s" % loopdev.CONTROL, "Load the kernel module loop"
+    with open(host.proc + "/filesystems", encoding="ascii") as stream:
+        if kind in stream.read().split():
+            return None
+    for name in ("modules.dep", "modules.builtin"):
+        try:
+            with open("/lib/modules/%s/%s" % (os.uname().release, name), encoding="utf-8", errors="replace") as stream:
+                if "/%s.ko" % kind in stream.read():
+                    return None
+        except OSError:
+            pass
+    return "this kernel has no %s" % kind, "Make a layer of another kind"
+
+
+def bring(spec, arrival, layer):
+    """The digest of a layer on its way into the store: copied, mounted, looked through."""
+    path = arrival.room()
+    _copy(layer, path + "/file")
+    try:
+        loopdev.mount(path + "/file", path + "/tree", spec.source, _FLAGS)
+    except OSError as exc:
+        raise _not_mounted(exc, spec.source) from exc
+    gate = unpack.Unpacker(None, spec.rules)
+    root = os.open(path + "/tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for member in Tree(root):
+            gate.look(member)
+    except OSError as exc:
+        raise ArchiveError("cannot be read: %s" % exc.strerror, exc.filename if isinstance(exc.filename, bytes) else b".") from exc
+    finally:
+        os.close(root)
+    first = {word: None if name is None else os.fsdecode(name) for word, name in (("setuid", gate.setuid), ("devices", gate.devices))}
+    return arrival.mounted(path, layer.digest, dict(first, filesystem=spec.source, entries=gate.entries, size=layer.size))
+
+
+def _not_mounted(exc, kind):
+    if exc.errno == errno.ENODEV:
+        return ArchiveError("this kernel has no %s" % kind, advice="Make a layer of another kind")
+    return ArchiveError("it cannot be mounted: %s" % exc.strerror, advice="The log of the kernel says why; make it anew, for Linux as it is here")
+
+
+def _copy(layer, path):
+    found = hashlib.sha256()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+    try:
+        for chunk in layer.region.chunks():
+            found.update(chunk)
+            while chunk:
+                chunk = chunk[os.write(fd, chunk):]
+    finally:
+        os.close(fd)
+    if "sha256:" + found.hexdigest() != layer.digest:
+        raise ArchiveError("it was changed while it was read")
+
+
+def wrong(host, digest, table=None):
+    """None, or in words how the mount of a layer in the store differs from what it should be; of one that is unpacked, nothing."""
+    kind = _store.layers(host).get(digest, {}).get("filesystem")
+    if kind is None:
+        return None
+    path = _store.place(host, digest)
+    mount = (table or host.mounts()).top(os.path.realpath(path) + "/tree")
+    if mount is None:
+        return "not mounted"
+    if mount.fstype != kind or not loopdev.is_of(mount.device, path + "/file"):
+        return _COVERED
+    missing = [word for word in _WORDS if word not in mount.options]
+    return "mounted without %s" % ", ".join(missing) if missing else None
+
+
+def plan_mounts(host, digests, plan):
+    """Steps that mount those of these layers that should be and are not. What is not in the store is left to others."""
+    for digest in dict.fromkeys(digests):
+        now = wrong(host, digest)
+        if now is None:
+            continue
+        if now == _COVERED:
+            raise BulkheadError("Cannot use layer %s: %s, on %s. Unmount that." % (_store.short(digest), now, _store.tree(host, digest)))
+        why = lacks(host, _store.layers(host)[digest]["filesystem"])
+        if why:
+            raise BulkheadError("Cannot mount layer %s: %s. %s." % ((_store.short(digest),) + why))
+        plan.differ("layer " + _store.short(digest), now, "mounted")
+        plan.add("mount layer %s" % _store.short(digest), lambda digest=digest: _mount(host, digest))
+
+
+def plan_lower(host, paths, plan):
+    """The same, for the lower directories of an overlay."""
+    top = _store.layers_of(host) + "/"
+    mine = {path for path in paths if path.startswith(top)}
+    plan_mounts(host, [digest for digest in _store.layers(host) if _store.tree(host, digest) in mine] if mine else (), plan)
+
+
+def _mount(host, digest):
+    """Another plan of this run may have done it meanwhile."""
+    path, now = _store.place(host, digest), wrong(host, digest, mountinfo.read(host.proc))
+    try:
+        if now == "not mounted":
+            loopdev.mount(path + "/file", path + "/tree", _store.layers(host)[digest]["filesystem"], _FLAGS)
+        elif now is not None:
+            syscalls.mount(None, path + "/tree", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | _FLAGS)
+    except OSError as exc:
+        raise BulkheadError("Cannot mount layer %s: %s. The log of the kernel may say more; import its image again where its file is damaged." % (
+            _store.short(digest), reason(exc))) from exc
+    host.drop("mounts")
+
+
+def images(host):
+    """The names of the images that have layers to be mounted."""
+    mounted = {digest for digest, known in _store.layers(host).items() if known.get("filesystem")}
+    return [name for name, known in sorted(_store.images(host).items()) if mounted.intersection(known["layers"])]
+
+
+def refuse_busy(host, digests):
+    """Refuse to take away what a process is in, or has a file of open."""
+    for digest in digests:
+        if _store.layers(host).get(digest, {}).get("filesystem") is None:
+            continue
+        for mount in host.mounts().at(os.path.realpath(_store.place(host, digest)) + "/tree"):
+            users = holders.processes(host.proc, os.makedev(*map(int, mount.device.split(":"))))
+            if users:
+                raise BulkheadError("Cannot remove layer %s: it is in use by %s (pid %d: %s). Stop that first." % (
+                    _store.short(digest), holders.command(host.proc, users[0][0]), *users[0]))
+
+
+def clear(host):
+    """Unmount all layers; they stay in the store."""
+    for digest, known in _store.layers(host).items():
+        if known.get("filesystem"):
+            _store.unmount(host, _store.place(host, digest))
+    host.drop("mounts")
