@@ -45,8 +45,8 @@ HARMLESS = frozenset(
     + list(range(102, 127)) + [127, 128, 130, 131]
     # statfs priorities scheduling mlock prctl arch_prctl setrlimit gettid xattr reads futex affinity
     + [137, 138] + list(range(140, 153)) + [157, 158, 160, 186, 191, 192, 193, 194, 195, 196, 202, 203, 204]
-    # epoll getdents64 tid restart fadvise clocks exit_group waitid stat and readlink at, robust lists
-    + [213, 217, 218, 219, 221, 222, 223, 224, 225, 226, 228, 229, 230, 231, 232, 233, 247, 262, 267, 269, 270, 271, 273, 274]
+    # epoll getdents64 tid restart fadvise clocks exit_group waitid keyctl (its own session) stat and readlink at, robust lists
+    + [213, 217, 218, 219, 221, 222, 223, 224, 225, 226, 228, 229, 230, 231, 232, 233, 247, 250, 262, 267, 269, 270, 271, 273, 274]
     # signalfd timerfd eventfd accept4 dup3 pipe2 preadv prlimit64 handles getcpu vm_readv kcmp seccomp getrandom memfd
     + [281, 282, 283, 284, 286, 287, 288, 289, 290, 291, 292, 293, 295, 302, 303, 309, 310, 312, 317, 318, 319, 324, 327, 332, 334]
     # pidfd_open close_range pidfd_getfd faccessat2 epoll_pwait2 futexes cachestat statmount listmount mseal xattrat reads

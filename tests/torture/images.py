@@ -12,8 +12,11 @@ import os
 import subprocess
 
 import archives
+import drive
 from archives import Layout, directory, entry, hard_link, symlink, tar
 from operation import Operation
+
+from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/torture"
 LIB = "/var/lib/bulkhead"
@@ -27,6 +30,7 @@ NO_IMAGES = [("image", dict(name="web", state="absent")), ("image", dict(name="o
 
 class Image(Operation):
     remove = NO_IMAGES
+    names = ("web.json",)
     layers = [["etc", "etc/other", "etc/passwd", "lib", "opt", "opt/gone", "pipe"], ["etc", "etc/new", "opt", "pipe"]]
 
     def prepare(self):
@@ -42,7 +46,7 @@ class Image(Operation):
         """The image and its layers, by what is on the disk."""
         found, wanted = [], self.layers
         if os.path.isdir(LIB + "/images"):
-            found += ["%s is in the store" % name for name in os.listdir(LIB + "/images") if name != "web.json"]
+            found += ["%s is in the store" % name for name in os.listdir(LIB + "/images") if name not in self.names]
         path = LIB + "/images/web.json"
         if (wanted is not None) != os.path.exists(path):
             return found + ["there is %s image" % ("no" if wanted else "an")]
@@ -86,3 +90,36 @@ class Export(Image):
 
 
 Export("image-export", image(export=BASE + "/out"), before=[OCI])
+
+
+def parent():
+    with open("/bin/busybox", "rb") as stream:
+        busybox = stream.read()
+    links = [symlink(b"bin/" + word, b"busybox") for word in (b"echo", b"rm", b"sh", b"touch")]
+    return tar(directory(b"bin"), entry(b"bin/busybox", busybox, mode=0o755), *links, directory(b"dev"), directory(b"etc"), directory(b"proc"),
+               directory(b"srv"), entry(b"srv/old", b"old"), directory(b"sys"))
+
+
+class Built(Image):
+    """Each run makes the same layers, also of what is run: it sets the times of what it changes."""
+
+    remove = NO_IMAGES[:1] + [("image", dict(name="base", state="absent"))] + NO_IMAGES[2:]
+    names = ("web.json", "base.json")
+    layers = [["bin", "bin/busybox", "bin/echo", "bin/rm", "bin/sh", "bin/touch", "dev", "etc", "proc", "srv", "srv/old", "sys"],
+              ["etc", "etc/file", "etc/link"], ["srv", "srv/new", "srv/old"]]
+
+    def prepare(self):
+        super().prepare()
+        archives.write(BASE + "/parent.tar", parent())
+
+    def cleanup(self):
+        service_entry.clear(drive.new_host())
+        super().cleanup()
+
+
+COPY = dict(copy=dict(src=BASE + "/tree", dest="/"))
+RUN = dict(run="rm /srv/old; echo new >/srv/new; touch -d @0 /srv/new /srv", network="none")
+PARENT = image(name="base", tar=BASE + "/parent.tar")
+BUILD = image(steps=[COPY, RUN], **{"from": "base"})
+Built("image-build", BUILD, before=[PARENT])
+Built("image-build-changed", image(steps=[RUN], prune=True, **{"from": "base"}), before=[PARENT, BUILD], layers=[Built.layers[0], Built.layers[2]])

@@ -29,7 +29,7 @@ SYSGOOD, FORK, VFORK, CLONE, EXEC, EXITKILL = 1, 2, 4, 8, 16, 0x100000
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 2, 3, 4, 128
 ORIG_RAX, RAX = 15 * 8, 10 * 8
 WALL = 0x40000000
-NUMBER = re.compile("[0-9]+")
+NUMBER = re.compile("^#[0-9a-f]+$|[0-9]+")  # the former is what overlayfs names a file in its work directory
 # These live on by design: they are let go as soon as they are what they are.
 DAEMONS = ("keeper", "runsvdir", "runsv", "svlogd", "tini", "catatonit")
 
