@@ -149,35 +149,110 @@ def test_a_mount_that_was_taken_away(converge, refuse, kind):
     syscalls.umount(path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_sandbox_reboot_and_commit(converge, kind):
-    converge("image", **{"name": "it", kind: made(kind), "config": dict(command=["/bin/sleep", "1000"])})
-    sandbox = dict(sandboxes=[dict(name="box", image="it", namespaces=dict(types=["net", "uts", "ipc", "mnt", "pid"]), services=[dict(name="app")])])
+def test_sandbox_reboot_and_commit(converge):
+    """One sandbox over a squashfs, one whose root is another user outside over an erofs, and an overlay that somebody has declared."""
+    converge("image", name="it", squashfs=made("squashfs"), config=dict(command=["/bin/sleep", "1000"]))
+    converge("image", name="too", erofs=filesystems.make("erofs", BASE + "/too", BASE + "/tree"))
     maps = [dict(inside=0, outside=100000, count=65536)]
-    user = dict(sandboxes=[dict(name="mapped", image="it", namespaces=dict(types=["user", "mnt", "pid", "net"], uid_map=maps, gid_map=maps))])
-    converge("sandbox", **sandbox)
-    converge("sandbox", **user)
+    sandboxes = [dict(name="box", image="it", namespaces=dict(types=["net", "uts", "ipc", "mnt", "pid"]), services=[dict(name="app")]),
+                 dict(name="mapped", image="too", namespaces=dict(types=["user", "mnt", "pid", "net"], uid_map=maps, gid_map=maps))]
+    converge("sandbox", sandboxes=sandboxes)
+    assert os.stat("/proc/%s/root/etc/passwd" % init_of("mapped")).st_uid == 100005
     converge("overlay", path=BASE + "/mnt", lower=[layer()["path"], BASE + "/tree"], upper=LIB + "/uppers/by-hand/upper", work=LIB + "/uppers/by-hand/work")
     archives.write(BASE + "/mnt/etc/new", b"new")
-    pid = jail.until(lambda: next((pid for pid in filter(str.isdigit, os.listdir("/proc")) if jail.text("/proc/%s/cmdline" % pid) == "/bin/sleep\x001000\0"), None))
-    archives.write("/proc/%s/root/etc/mine" % pid, b"mine")
-    os.unlink("/proc/%s/root/data" % pid)
-    path = layer()["path"]
-    syscalls.umount(path)  # what is committed is over it all the same
-    assert converge("image", name="made", commit="box")["actions"][0].startswith("mount layer")
+    root = "/proc/%s/root/" % init_of("box")
+    archives.write(root + "etc/mine", b"mine")
+    os.unlink(root + "data")
+    paths, steps = [layer(name)["path"] for name in ("it", "too")], ["mount layer " + layer(name)["digest"][:19] for name in ("it", "too")]
+    syscalls.umount(paths[0])  # what is committed is over it all the same
+    assert converge("image", name="made", commit="box")["actions"][0] == steps[0]
     lower = drive.info("image", name="made")["images"][0]["lower"]
-    assert lower[1:] == [path] and os.listdir(lower[0] + "/etc") == ["mine"] and os.stat(lower[0] + "/data").st_rdev == 0
+    assert lower[1:] == paths[:1] and os.listdir(lower[0] + "/etc") == ["mine"] and os.stat(lower[0] + "/data").st_rdev == 0
+    syscalls.umount(paths[1])  # a sandbox that lives has its layers mended, too
+    assert converge("sandbox", sandboxes=sandboxes)["actions"] == steps[1:] and not converge("sandbox", sandboxes=sandboxes)["changed"]
     reboot()
-    assert not loops() and not mounted(path) and stored()
+    assert not loops() and not mounted(paths[0]) and len(stored()) == 3
     done, failed = whole.restore(drive.new_host())
-    assert not failed and "mount layer " + layer()["digest"][:19] in done and len(loops()) == 1 and len(mounted(path)) == 1
-    assert os.listdir(BASE + "/mnt/etc") and open(BASE + "/mnt/etc/new", "rb").read() == b"new"
-    for options in (sandbox, user):
-        assert not converge("sandbox", **options)["changed"]
+    assert not failed and set(steps) <= set(done) and len(loops()) == 2 and [len(mounted(path)) for path in paths] == [1, 1]
+    assert text(BASE + "/mnt/etc/new") == b"new" and not converge("sandbox", sandboxes=sandboxes)["changed"]
     assert not converge("image", name="made")["changed"]
-    os.rename(os.path.dirname(path) + "/file", BASE + "/away")  # without it nothing of it is made, and each says so
     reboot()
+    os.rename(os.path.dirname(paths[0]) + "/file", LIB + "/away")  # nothing is built over an empty directory
     done, failed = whole.restore(drive.new_host())
-    assert sorted(record.name for record, message in failed) == ["box", "mapped"] + [BASE[1:] + "/mnt"]
-    os.rename(BASE + "/away", os.path.dirname(path) + "/file")
+    assert sorted(record.name for record, message in failed) == [BASE + "/mnt", "box"]
+    os.rename(LIB + "/away", os.path.dirname(paths[0]) + "/file")
     assert not whole.restore(drive.new_host())[1]
+    converge("sandbox", sandboxes=[dict(name="box", state="absent")], remove_data=True, kill=True)
+
+
+def init_of(name):
+    """The keeper of a sandbox."""
+    wanted = "pid:[%d]" % os.stat("/run/bulkhead/ns/%s/pid" % name).st_ino
+    return min(int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if os.readlink("/proc/%s/ns/pid" % pid) == wanted)
+
+
+def text(path):
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def test_in_use(converge, refuse):
+    """A layer stays mounted as long as anything uses it, in whatever namespace, and is unmounted by who removes it then."""
+    converge("image", name="it", squashfs=made("squashfs"))
+    path = layer()["path"]
+    converge("namespace", name="keeps", types=["mnt"])
+    converge("overlay", path="/mnt", namespace="keeps", lower=[path, BASE + "/tree"])
+    drive.new_host().records.drop("overlay", "keeps:mnt")
+    os.mkdir(BASE + "/bind")
+    syscalls.mount(path + "/etc", BASE + "/bind", None, syscalls.MS_BIND)
+    answer = converge("image", name="it", state="absent")
+    assert "stays, as it is in use" in answer["warnings"][0] and mounted(path) and not converge("image", prune=True)["changed"]
+    converge("namespace", name="keeps", state="absent", kill=True)
+    converge("overlay", path="/mnt", namespace="keeps", state="absent")
+    assert drive.info("image")["layers"][0]["in_use_by"].startswith("the mount on %s/bind" % BASE)
+    syscalls.umount(BASE + "/bind")
+    with open(path + "/data", "rb"):
+        assert "in use by " in refuse("image", prune=True) and "open file" in refuse("image", prune=True, check=True) and mounted(path)
+    assert converge("image", prune=True, check=True)["changed"] and converge("image", prune=True)["changed"] and not stored() and not loops()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verified_and_mended(converge, refuse, kind):
+    options = {"name": "it", kind: made(kind)}
+    converge("image", **options)
+    file = os.path.dirname(layer()["path"]) + "/file"
+    with open(file, "r+b") as stream:
+        stream.seek(-1, 2)
+        last = stream.read(1)
+        stream.seek(-1, 2)
+        stream.write(bytes([last[0] ^ 1]))
+    assert "its file differs in content" in refuse("image", name="it", verify=True) and not converge("image", **options)["changed"]
+    with open(layer()["path"] + "/data", "rb"):
+        assert "in use by" in refuse("image", verify=True, **options)
+    predicted = converge("image", verify=True, check=True, **options)
+    assert converge("image", verify=True, **options)["diff"] == predicted["diff"] and not converge("image", verify=True, **options)["changed"]
+    assert len(loops()) == 1 and layer()["mounted"]
+    os.unlink(file)
+    assert "is missing" in refuse("image", name="it")
+    assert converge("image", **options)["changed"] and not converge("image", verify=True, **options)["changed"] and len(loops()) == 1
+
+
+def test_exported(converge):
+    """What is exported is the tree, as of the directory that it was made of."""
+    converge("image", name="it", squashfs=made("squashfs"), export=BASE + "/out")
+    for where, folders, files in os.walk(BASE + "/tree"):
+        for name in folders + files + ["."]:
+            path = os.path.join(where, name)
+            os.utime(path, ns=(0, int(os.lstat(path).st_mtime) * 10 ** 9), follow_symlinks=False)  # a squashfs keeps seconds
+    converge("image", name="same", directory=BASE + "/tree", export=BASE + "/same")
+    blobs = [{entry.name for entry in os.scandir("%s/%s/blobs/sha256" % (BASE, name)) if entry.stat().st_size > 10000} for name in ("out", "same")]
+    assert blobs[0] == blobs[1] and len(blobs[0]) == 1
+    assert not converge("image", name="it", export=BASE + "/out")["changed"]
+
+
+def test_absent_with_the_host(converge):
+    converge("image", name="it", squashfs=made("squashfs"))
+    host = drive.new_host()
+    for options, left in ((dict(state="absent"), 1), (dict(state="absent", remove_data=True), 0)):
+        assert engine.converge(host, program, options).changed and not loops() and len(stored()) == left
+    assert not engine.converge(drive.new_host(), program, dict(state="absent", remove_data=True)).changed

@@ -128,10 +128,14 @@ def plan_mounts(host, digests, plan):
 
 
 def plan_lower(host, paths, plan):
-    """The same, for the lower directories of an overlay."""
+    """The same, for the lower directories of an overlay. One whose file is gone is an empty directory, and nothing to build on."""
     top = _store.layers_of(host) + "/"
-    mine = {path for path in paths if path.startswith(top)}
-    plan_mounts(host, [digest for digest in _store.layers(host) if _store.tree(host, digest) in mine] if mine else (), plan)
+    mine = [path for path in paths if path.startswith(top)]
+    places = {_store.tree(host, digest): digest for digest in _store.layers(host)} if mine else {}
+    for path in mine:
+        if path not in places and os.path.exists(path) and not os.path.exists(os.path.dirname(path) + "/manifest"):
+            raise BulkheadError("Cannot use the layer %s: its file is missing. Import its image again." % path)
+    plan_mounts(host, [places[path] for path in mine if path in places], plan)
 
 
 def _mount(host, digest):
