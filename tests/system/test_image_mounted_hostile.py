@@ -57,7 +57,7 @@ CUT = {
     "cut off": ("squashfs", lambda path: os.truncate(path, 40000), "it is cut off: of "),
     "cut off, erofs": ("erofs", lambda path: os.truncate(path, 40000), "it is cut off: of "),
     "of a version of old": ("squashfs", change(28, struct.pack("<HH", 3, 1)), "version 3.1"),
-    "with blocks of no size": ("erofs", change(1024 + 12, b"\xff"), "it is cut off"),
+    "with blocks of no size": ("erofs", change(1024 + 12, b"\xff"), "it has blocks of 2^255 bytes"),
     "with more inodes than allowed": ("squashfs", change(4, struct.pack("<I", 5000000)), "more than 1000000 entries"),
     "with more inodes than allowed, erofs": ("erofs", change(1024 + 16, struct.pack("<Q", 1 << 60)), "more than 1000000 entries"),
     "with data in other files": ("erofs", change(1024 + 86, struct.pack("<H", 2)), "keeps its data in 2 other files"),
@@ -76,8 +76,9 @@ def test_head(refuse, name):
 TORN = {
     "squashfs of nowhere": ("squashfs", change(32, b"\x7f" * 8), "it cannot be mounted"),
     "erofs of nowhere": ("erofs", change(1024 + 14, b"\xff\xff"), "it cannot be mounted"),
-    "squashfs with holes": ("squashfs", lambda path: _zero(path, 64), "be"),
-    "erofs with holes": ("erofs", lambda path: _zero(path, 1280), "be"),
+    "squashfs without tables": ("squashfs", lambda path: _zero(path, 96), "it cannot be mounted"),
+    "erofs without inodes": ("erofs", lambda path: _zero(path, 1152), "it cannot be mounted"),
+    "squashfs with a torn inode": ("squashfs", lambda path: _tear(path), "its entry 'file' cannot be read"),
 }
 
 
@@ -85,6 +86,15 @@ def _zero(path, at):
     """Of what the head points to nothing is left."""
     size = os.path.getsize(path)
     change(at, bytes(size - at))(path)
+
+
+def _tear(path):
+    """The first inode, which is that of the file, is of no kind."""
+    made("squashfs", "-noI")
+    with open(path, "rb") as stream:
+        stream.seek(64)
+        table, = struct.unpack("<Q", stream.read(8))
+    change(table + 2, bytes(2))(path)
 
 
 @pytest.mark.parametrize("name", TORN)

@@ -10,6 +10,7 @@ import struct
 
 from .tarstream import ArchiveError
 
+_BIGGEST = 16  # log2 of a block: no page of memory is larger
 _AGAIN = "Make it anew, for Linux as it is here"
 
 
@@ -38,4 +39,6 @@ def _erofs(region):
     (count,), (blocks,), (devices,) = struct.unpack_from("<Q", head, 16), struct.unpack_from("<I", head, 36), struct.unpack_from("<H", head, 86)
     if devices:
         raise ArchiveError("it is an erofs that keeps its data in %d other files" % devices, advice="Make one that is whole in itself")
-    return count, blocks << head[12] if head[12] <= 16 else 1 << 64
+    if head[12] > _BIGGEST:
+        raise ArchiveError("it has blocks of 2^%d bytes" % head[12], advice=_AGAIN)
+    return count, blocks << head[12]
