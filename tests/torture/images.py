@@ -123,3 +123,28 @@ PARENT = image(name="base", tar=BASE + "/parent.tar")
 BUILD = image(steps=[COPY, RUN], **{"from": "base"})
 Built("image-build", BUILD, before=[PARENT])
 Built("image-build-changed", image(steps=[RUN], prune=True, **{"from": "base"}), before=[PARENT, BUILD], layers=[Built.layers[0], Built.layers[2]])
+
+TOOL = """#!/bin/sh -e
+while [ "$1" != -- ]; do shift; done
+mkdir "$3" "$3/etc" "$3/dev"
+echo text >"$3/etc/file"
+touch -d @0 "$3/etc/file"
+"""
+
+
+class Bootstrap(Image):
+    """In the place of mmdebstrap a tool that makes a small tree: how it is run and what becomes of the tree is ours."""
+
+    layers = [["dev", "etc", "etc/file"]]
+
+    def prepare(self):
+        super().prepare()
+        os.chmod(archives.write(BASE + "/bin/mmdebstrap", TOOL.encode()), 0o755)
+        os.environ["PATH"] = BASE + "/bin:" + os.environ["PATH"]
+
+    def cleanup(self):
+        os.environ["PATH"] = os.environ["PATH"].partition(":")[2]
+        super().cleanup()
+
+
+Bootstrap("image-bootstrap", image(bootstrap=dict(suite="test", mirror="copy:///none")))
