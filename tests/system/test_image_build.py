@@ -305,6 +305,17 @@ def test_killed(converge):
     assert not [name for name in stored() if name.startswith(".")] and len(image()["layers"]) == 3
 
 
+def test_killed_at_the_end(converge):
+    """Layers that have their names and an image that has not: what is about to be swept away is not built upon."""
+    parent(converge)
+    options = build(run("echo 1 > /srv/1"), run("echo 2 > /srv/2"))
+    converge("image", **options)
+    os.rename(LIB + "/images/web.json", LIB + "/images/.web.json.new")
+    predicted = converge("image", check=True, **options)
+    assert len(predicted["actions"]) == 4 and converge("image", **options)["actions"] == predicted["actions"]
+    assert not converge("image", **options)["changed"] and not converge("image", name="web", verify=True)["changed"]
+
+
 def test_two_at_once(converge):
     parent(converge)
     answers = drive.at_once([("image", build(run("echo 1 > /srv/1"), run("echo 2 > /srv/2")))] * 3)

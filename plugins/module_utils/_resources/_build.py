@@ -29,16 +29,20 @@ def plan(host, spec, plan, known, damaged):
     """Steps that build what is missing. The config of the parent when the layers stay as they are, None when the image is made."""
     parent = _parent(host, spec, damaged)
     build = _Build(host, spec, parent, damaged)
-    made_from = known["made_from"] if known else {"type": None, "digest": None}
+    made_from = known["made_from"] if known else {}
     if not damaged and not build.missing and known and known["layers"] == _store.once(build.digests) and (
-            made_from["type"], made_from["digest"]) == (spec.source, build.digest):
+            made_from["type"], made_from["key"]) == (spec.source, build.key):
         return parent["config"]
     if build.missing and any(step.kind == "run" for step in spec.steps[-build.missing:]):
         _runner().require(host)
-    plan.differ("source", {"type": made_from["type"], "digest": made_from["digest"]} if known else None, {"type": spec.source, "digest": build.digest})
+    numbers = range(len(spec.steps) - build.missing, len(spec.steps))
+    # No key is shown: it is made of values of environments, too, and short ones could be found by trying.
+    plan.differ("source", {"type": made_from["type"], "path": made_from["path"]} if known else None, {"type": spec.source, "path": spec.path})
+    plan.differ("layers", known["layers"] if known else None, _store.once(build.digests) + [
+        "step %d: %s" % (number + 1, spec.steps[number].told) for number in numbers])
     if damaged:
         plan.differ("damaged", sorted(damaged.values()), [])
-    for number in range(len(spec.steps) - build.missing, len(spec.steps)):
+    for number in numbers:
         plan.add("build step %d of image %s (%s)" % (number + 1, spec.name, spec.steps[number].told), lambda number=number: build.step(number))
     config = spec.config if spec.config is not None else known["declared_config"] if known else {}
     plan.add("make image %s from %s" % (spec.name, spec.path), lambda: build.finish(config), lambda: _store.put_back(host, spec.name, known))
@@ -70,7 +74,7 @@ def _parent(host, spec, damaged):
 class _Build:
     """What is known of a build before anything is built, and the acts of building it.
 
-    ``digests``: of the layers that are there, the lowest first, ``missing``: how many steps are to be run, ``digest``: the key of the
+    ``digests``: of the layers that are there, the lowest first, ``missing``: how many steps are to be run, ``key``: that of the
     last one, which stands for the whole; None when what a step copies is not there yet.
     """
 
@@ -82,9 +86,10 @@ class _Build:
             sources = self._sources(number, step) if key else None
             key = sources and _hash({"below": key, "step": self._canonical(step), "sources": sources[0]})
             self.keys.append((key, sources and sources[0]))
-        self.digest, self.missing = key, 0
+        self.key, self.missing = key, 0
+        without = set(damaged) | _store.doomed(host)
         for number, (key, dummy) in enumerate(self.keys):
-            found = key and _store.by_key(host, key, self.digests, damaged)
+            found = key and _store.by_key(host, key, self.digests, without)
             if not found:
                 self.missing = len(self.keys) - number
                 break
@@ -178,7 +183,7 @@ class _Build:
         """Give layers and image their names."""
         arrival = self.arrival or _store.Arrival(self.host)
         try:
-            made_from = dict(self.spec.made_from, path=self.spec.path, digest=self.digest, digests=[self.digest], key=None,
+            made_from = dict(self.spec.made_from, path=self.spec.path, digest=None, digests=[], key=self.key,
                              platform=self.parent["made_from"].get("platform"))
             arrival.commit(self.spec.name, _import.named(self.spec.name, self.digests, self.parent["config"], config, made_from), self.damaged)
         except BaseException:

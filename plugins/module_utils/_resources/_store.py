@@ -187,11 +187,19 @@ def sweep(host):
     for name in layers_left:
         discard(host, name)
     for name in images_left:
-        path = "%s/%s" % (images_of(host), name)
-        named = (_load(path) or {}).get("layers", ())
-        for digest in set(unused(host)).intersection(named if isinstance(named, list) else ()):
+        for digest in _only_of(host, name):
             remove_layer(host, digest)
-        os.unlink(path)
+        os.unlink("%s/%s" % (images_of(host), name))
+
+
+def doomed(host):
+    """The layers that sweep() removes: they are there, and no plan may count on them."""
+    return {digest for name in leftovers(host)[1] for digest in _only_of(host, name)}
+
+
+def _only_of(host, name):
+    named = (_load("%s/%s" % (images_of(host), name)) or {}).get("layers", ())
+    return set(unused(host)).intersection(named if isinstance(named, list) else ())
 
 
 def remove_layer(host, digest):
@@ -248,12 +256,6 @@ def put_back(host, name, known):
     if known:
         write_image(host, name, known)
     sweep(host)
-
-
-def take_back(host, name):
-    """Undo give_up(), as long as its file is there."""
-    os.rename("%s/.%s.json.gone" % (images_of(host), name), "%s/%s.json" % (images_of(host), name))
-    forget(host)
 
 
 class Arrival:
