@@ -19,7 +19,7 @@ description:
     or in a form that can be read in two ways is refused with the entry named, and nothing of it stays.
   - An image is unchanged when its source has the digest that it was imported from. That is told without unpacking anything.
     The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive and of a
-    file system that of the file, and of a directory that of its whole content. A file with the same path, inode, size and times as
+    file system that of the file, and of a directory that of its whole content. O(host) and O(bootstrap) say of themselves. A file with the same path, inode, size and times as
     at its import is not read again, and neither is the content of a directory in which all files have theirs.
   - A layer gets its name when all of it is on the disk, and an image after its layers. A run that is killed leaves an image as
     it was, and what it leaves beside is removed by the next run.
@@ -92,6 +92,30 @@ options:
         through one is refused, and one in the place of a file is replaced by it.
     type: list
     elements: dict
+  host:
+    description:
+      - The running system's own root as an image, without any download. V(true), or a dictionary with C(exclude) and C(include), lists of paths,
+        of which the longest that fits decides.
+      - It takes C(/usr), C(/etc), C(/opt), C(/bin), C(/sbin) and C(/lib*), of C(/var) the databases of package managers, so that they work over it, and
+        of all else empty directories. Other file systems that are mounted below these are not followed, where C(include) does not name them.
+      - What is the host's own is left out. That is all in C(/etc), C(/opt), C(/usr/local) and C(/var) that not every user may read, keys,
+        passwords, rules of C(sudo), and what is about the host's networks and disks. All passwords are locked. C(machine-id) and
+        C(resolv.conf) are empty, C(hostname) and C(hosts) tell of localhost. The list is in the documentation of security. A secret that every
+        user of the host may read in a place of which nobody knows is taken, as is what C(include) names.
+      - Files are copied, or shared by reflink where the file system of the store can do that. A file that is written meanwhile is refused.
+      - The image is unchanged as long as the names, inodes, sizes and times of what it takes are, and what it tells in another form.
+    type: raw
+  bootstrap:
+    description:
+      - A new root file system of Debian, Ubuntu or what derives from them, made on the host by C(mmdebstrap), which has to be installed there.
+      - The image is unchanged as long as this declaration is. Change its C(serial) to have it made of the packages of today. The same packages
+        give the same layer, whenever they are installed.
+      - C(suite) is required, as V(trixie). C(variant) is one of those of C(mmdebstrap), by default V(minbase). C(include) is a list of
+        packages. C(components), a list, is by default that of the host's apt, or V(main). C(architecture) is by default that of the host.
+      - C(mirror) is a URL, a line of a C(sources.list), or a list of these. By default packages come from where the host's own apt takes those of the
+        suite, with its updates, or from the same archive for another suite of the same distribution. What it names stays in the image.
+      - C(keyring) is a file or directory of keys, by default those that the host's apt trusts. C(tool) is V(mmdebstrap). C(serial) is any text.
+    type: dict
   reference:
     description:
       - Which image of O(oci) or O(docker) is meant, where there are several, by a tag, a whole name or a digest.
@@ -117,9 +141,9 @@ options:
   allow_setuid:
     description:
       - Whether files may be set-user-ID or set-group-ID or have capabilities. Without it an image with such files is refused.
-      - The root file systems of distributions have some, as C(su) and C(passwd) are.
+      - The root file systems of distributions have some, as C(su) and C(passwd) are. By default it is V(true) with O(host) and O(bootstrap), and
+        V(false) otherwise.
     type: bool
-    default: false
   allow_devices:
     description: Whether there may be device nodes. Without it an image with such is refused. A sandbox has its own C(/dev).
     type: bool
@@ -204,6 +228,21 @@ EXAMPLES = r"""
     name: firmware
     squashfs: /srv/images/firmware.squashfs
     allow_setuid: true
+
+- name: This host as an image, with nothing to download
+  bulkhead.isolation.image:
+    name: host
+    host:
+      exclude: [/opt, /usr/src]
+      include: [/etc/redis]
+
+- name: A small Debian with what we need
+  bulkhead.isolation.image:
+    name: base
+    bootstrap:
+      suite: trixie
+      include: [ca-certificates, python3-minimal]
+      serial: "2026-11"
 
 - name: See that nothing has happened to its files
   bulkhead.isolation.image:

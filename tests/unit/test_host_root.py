@@ -19,31 +19,36 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._resources._tre
 SECRET = b"a-secret-of-the-host"
 HASH = "$y$j9T$" + SECRET.decode()
 PUBLIC = {
-    "usr/bin/tool": "x", "usr/lib/libx.so": "x", "usr/local/bin/own": "x", "usr/share/doc/tool/copyright": "x", "opt/app/run": "x", "etc/tool.conf": "x",
-    "etc/ssh/sshd_config": "x", "etc/ssl/certs/ca.pem": "x", "var/lib/dpkg/status": "x", "var/lib/dpkg/info/tool.list": "/.\n/var\n/var/lib/tool\n/var/lib/tool/deep/er\n",
+    "usr/bin/tool": "x", "usr/lib/libx.so": "x", "usr/local/bin/own": "x", "usr/share/doc/tool/copyright": "x",
+    "opt/app/run": "x", "etc/tool.conf": "x", "etc/ssh/sshd_config": "x", "etc/ssl/certs/ca.pem": "x", "var/lib/dpkg/status": "x",
+    "var/lib/dpkg/info/tool.list": "/.\n/var\n/var/lib/tool\n/var/lib/tool/deep/er\n",
     "var/lib/apt/extended_states": "x", "var/cache/debconf/config.dat": "x", "lib64/ld.so": "x",
 }
 # Each is readable for everyone, as they are where somebody has slipped.
 PRIVATE = (
-    "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key.pub", "etc/ssl/private/host.key", "etc/pki/tls/private/host.key", "etc/letsencrypt/live/a/key.pem",
-    "etc/krb5.keytab", "etc/apache2/http.keytab", "etc/wireguard/wg0.conf", "etc/NetworkManager/system-connections/home", "etc/wpa_supplicant/wpa.conf",
-    "etc/netplan/10.yaml", "etc/network/interfaces", "etc/network/interfaces.d/wlan", "etc/systemd/network/wg.netdev", "etc/ppp/chap-secrets", "etc/openvpn/a/key",
-    "etc/ipsec.secrets", "etc/swanctl/private/a", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/security/opasswd", "etc/sudoers",
-    "etc/sudoers.d/admin", "etc/fstab", "etc/crypttab", "etc/cryptsetup-keys.d/a.key", "etc/apt/auth.conf", "etc/apt/auth.conf.d/a", "etc/kubernetes/admin.conf",
-    "etc/rancher/k3s/k3s.yaml", "etc/docker/key.json", "etc/ceph/ceph.client.admin.keyring", "etc/iscsi/iscsid.conf", "etc/bulkhead/sandboxes.d/web.json",
-    "etc/netns/web/hosts", "etc/systemd/system/bulkhead-web.service", "etc/munge/munge.key", "etc/bind/rndc.key", "etc/ansible/vault", "etc/exim4/passwd.client",
-    "home/user/.ssh/id_ed25519", "home/user/file", "root/.bash_history", "srv/data", "tmp/file", "run/secrets/a", "mnt/disk/file", "boot/initrd", "dev/file",
-    "var/lib/tool/data", "var/lib/tool/deep/er/data", "var/lib/docker/volumes/a", "var/log/syslog", "var/spool/cron/crontabs/root", "var/mail/user",
-    "var/tmp/file", "var/backups/shadow.bak", "var/cache/debconf/passwords.dat", "var/lib/dpkg/status-old", "var/lib/apt/lists/auth", "var/lib/bulkhead/layers/a/x",
-    "var/lib/dbus/machine-id", "var/www/site/config.php", "swapfile", "data/file", "usr/lost+found/file",
+    "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key.pub", "etc/ssl/private/host.key", "etc/pki/tls/private/host.key",
+    "etc/letsencrypt/live/a/key.pem", "etc/krb5.keytab", "etc/apache2/http.keytab", "etc/wireguard/wg0.conf",
+    "etc/NetworkManager/system-connections/home", "etc/wpa_supplicant/wpa.conf", "etc/netplan/10.yaml", "etc/network/interfaces",
+    "etc/network/interfaces.d/wlan", "etc/systemd/network/wg.netdev", "etc/ppp/chap-secrets", "etc/openvpn/a/key", "etc/ipsec.secrets",
+    "etc/swanctl/private/a", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/security/opasswd", "etc/sudoers", "etc/sudoers.d/admin",
+    "etc/fstab", "etc/crypttab", "etc/cryptsetup-keys.d/a.key", "etc/apt/auth.conf", "etc/apt/auth.conf.d/a", "etc/kubernetes/admin.conf",
+    "etc/rancher/k3s/k3s.yaml", "etc/docker/key.json", "etc/ceph/ceph.client.admin.keyring", "etc/iscsi/iscsid.conf",
+    "etc/bulkhead/sandboxes.d/web.json", "etc/netns/web/hosts", "etc/systemd/system/bulkhead-web.service", "etc/munge/munge.key", "etc/bind/rndc.key",
+    "etc/ansible/vault", "etc/exim4/passwd.client", "home/user/.ssh/id_ed25519", "home/user/file", "root/.bash_history", "srv/data", "tmp/file",
+    "run/secrets/a", "mnt/disk/file", "boot/initrd", "dev/file", "var/lib/tool/data", "var/lib/tool/deep/er/data", "var/lib/docker/volumes/a",
+    "var/log/syslog", "var/spool/cron/crontabs/root", "var/mail/user", "var/tmp/file", "var/backups/shadow.bak", "var/cache/debconf/passwords.dat",
+    "var/lib/dpkg/status-old", "var/lib/apt/lists/auth", "var/lib/bulkhead/layers/a/x", "var/lib/dbus/machine-id", "var/www/site/config.php",
+    "swapfile", "data/file", "usr/lost+found/file",
 )
 UNREADABLE = ("etc/redis/redis.conf", "etc/mysql/mine.cnf", "opt/app/key", "usr/local/etc/key", "var/lib/dpkg/odd")  # what is not for everyone
 REPLACED = {
     "etc/passwd": ("root:x:0:0:root:/root:/bin/sh\nold:%s:5:5::/:/bin/sh\n" % HASH, b"root:x:0:0:root:/root:/bin/sh\nold:x:5:5::/:/bin/sh\n"),
     "etc/group": ("root:x:0:\nold:%s:5:me\n" % HASH, b"root:x:0:\nold:x:5:me\n"),
-    "etc/shadow": ("root:%s:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\nopen::1::::::\n" % HASH, b"root:*:::::::\ndaemon:*:::::::\nopen:*:::::::\n"),
+    "etc/shadow": ("root:%s:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\nopen::1::::::\n" % HASH,
+                   b"root:*:::::::\ndaemon:*:::::::\nopen:*:::::::\n"),
     "etc/gshadow": ("root:*::\nold:%s:me:you\n" % HASH, b"root:*::\nold:*:me:you\n"),
-    "etc/machine-id": (SECRET.decode(), b""), "etc/hostname": (SECRET.decode(), b"localhost\n"), "etc/resolv.conf": ("nameserver 10.0.0.1 # " + SECRET.decode(), b""),
+    "etc/machine-id": (SECRET.decode(), b""), "etc/hostname": (SECRET.decode(), b"localhost\n"),
+    "etc/resolv.conf": ("nameserver 10.0.0.1 # " + SECRET.decode(), b""),
     "etc/hosts": ("10.0.0.2 " + SECRET.decode(), b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"),
 }
 
@@ -107,9 +112,10 @@ def test_the_skeleton(root):
 
 
 def test_the_longest_path_decides(root):
-    found = taken(root, exclude=["/usr/share", "/opt", "/etc/redis/none"], include=["/opt/app/key", "/etc/redis", "/srv", "/var/lib/tool", "/usr/share/doc/tool",
-                                                                                   "/etc/wireguard", "/etc/hosts"])[0]
-    assert {"opt", "opt/app", "opt/app/key", "etc/redis/redis.conf", "srv/data", "var/lib/tool/data", "usr/share/doc/tool/copyright", "etc/wireguard/wg0.conf"} <= set(found)
+    found = taken(root, exclude=["/usr/share", "/opt", "/etc/redis/none"], include=[
+        "/opt/app/key", "/etc/redis", "/srv", "/var/lib/tool", "/usr/share/doc/tool", "/etc/wireguard", "/etc/hosts"])[0]
+    assert {"opt", "opt/app", "opt/app/key", "etc/redis/redis.conf", "srv/data", "var/lib/tool/data", "usr/share/doc/tool/copyright",
+            "etc/wireguard/wg0.conf"} <= set(found)
     assert "opt/app/run" not in found and "etc/mysql/mine.cnf" not in found and "etc/ssh/ssh_host_ed25519_key" not in found
     assert found["etc/hosts"][1] == REPLACED["etc/hosts"][0].encode()
     # What is listed as private stays out of a place that is included as a whole, and what is ours always.
@@ -132,25 +138,25 @@ def test_the_key(root):
     (root / "etc/hosts").unlink()
     (root / "etc/hosts").symlink_to("/run/hosts")
     assert taken(root)[1] == key
-    for change in (lambda: (root / "etc/tool.conf").write_bytes(b"y"), lambda: (root / "usr/bin/tool").chmod(0o755), lambda: (root / "opt/new").mkdir(),
-                   lambda: (root / "etc/passwd").write_bytes(b"new:x:1:1::/:/bin/sh\n"), lambda: (root / "tmp").chmod(0o1777)):
-        change()
+    for path, act, argument in (("etc/tool.conf", "write_bytes", b"y"), ("usr/bin/tool", "chmod", 0o755), ("opt/new", "mkdir", 0o755),
+                                ("etc/passwd", "write_bytes", b"new:x:1:1::/:/bin/sh\n"), ("tmp", "chmod", 0o1777)):
+        getattr(root / path, act)(argument)
         assert taken(root)[1] != key
         key = taken(root)[1]
 
 
 def test_changed_while_it_is_read(root):
     host = Host()
-    for change, why in ((lambda: (root / "usr/bin/tool").write_bytes(b"longer"), "changed while it was read"), (lambda: (root / "usr/zz").mkdir(), "changed while")):
+    for path, act, argument in (("usr/bin/tool", "write_bytes", b"longer"), ("usr/zz", "mkdir", 0o755)):
         choice = _host_root.Choice(host, {"exclude": [], "include": []}, str(root))
         choice.key()
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         tree = Tree(fd, False, choice)
         try:
-            with pytest.raises((ArchiveError, OSError), match=why):
+            with pytest.raises((ArchiveError, OSError), match="changed while it was read"):
                 for member in tree:
                     if member.name == b"usr/bin/tool":
-                        change()
+                        getattr(root / path, act)(argument)
                     for dummy in tree.data():
                         pass
         finally:

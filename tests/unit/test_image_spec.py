@@ -32,6 +32,33 @@ def test_good():
     assert not parse(prune=True)[1] and not parse(name="web", state="absent", prune=True)[1] and not parse(name="web", verify=True)[1]
 
 
+def test_hosts_and_bootstraps():
+    spec, errors = parse(name="web", host=True)
+    assert not errors and spec.host == {"exclude": [], "include": []} and spec.path == "/" and spec.allow_setuid
+    spec, errors = parse(name="web", host={"exclude": ["/opt", "/opt"], "include": ["/srv/a"]}, allow_setuid=False)
+    assert not errors and spec.host == {"exclude": ["/opt"], "include": ["/srv/a"]} and not spec.allow_setuid
+    spec, errors = parse(name="web", bootstrap={"suite": "trixie", "include": ["b", "a=1.0~rc1-2", "a=1.0~rc1-2"], "mirror": "copy:///srv/archive"})
+    assert not errors and spec.path == "a bootstrap of trixie" and spec.allow_setuid and spec.bootstrap["mirror"] == ["copy:///srv/archive"]
+    assert spec.bootstrap["include"] == ["a=1.0~rc1-2", "b"] and (spec.bootstrap["variant"], spec.bootstrap["tool"]) == ("minbase", "mmdebstrap")
+
+
+@pytest.mark.parametrize("options, where", [
+    ({"host": False}, "host"), ({"host": ["/a"]}, "host"), ({"host": {"exclude": ["opt"]}}, "host.exclude[0]"), ({"host": {"include": ["/"]}}, "host.include[0]"),
+    ({"host": {"include": ["/proc/1"]}}, "host.include[0]"), ({"host": {"include": "/a"}}, "host.include"), ({"host": {"includes": []}}, "host.includes"),
+    ({"host": {"include": ["/a"], "exclude": ["/a"]}}, "host.include"), ({"host": True, "digest": DIGEST}, "digest"), ({"bootstrap": {}}, "bootstrap.suite"),
+    ({"bootstrap": {"suite": "--help"}}, "bootstrap.suite"), ({"bootstrap": {"suite": "a", "include": ["-x"]}}, "bootstrap.include[0]"),
+    ({"bootstrap": {"suite": "a", "include": ["a,b"]}}, "bootstrap.include[0]"), ({"bootstrap": {"suite": "a", "include": "a"}}, "bootstrap.include"),
+    ({"bootstrap": {"suite": "a", "mirror": "/etc/shadow"}}, "bootstrap.mirror[0]"), ({"bootstrap": {"suite": "a", "mirror": "--x"}}, "bootstrap.mirror[0]"),
+    ({"bootstrap": {"suite": "a", "mirror": ["deb x y\nz"]}}, "bootstrap.mirror[0]"), ({"bootstrap": {"suite": "a", "variant": "tiny"}}, "bootstrap.variant"),
+    ({"bootstrap": {"suite": "a", "tool": "dnf"}}, "bootstrap.tool"), ({"bootstrap": {"suite": "a", "keyring": "a"}}, "bootstrap.keyring"),
+    ({"bootstrap": {"suite": "a", "architecture": "a b"}}, "bootstrap.architecture"), ({"bootstrap": {"suite": "a", "script": "b"}}, "bootstrap.script"),
+    ({"bootstrap": {"suite": "a", "serial": ["x"]}}, "bootstrap.serial"), ({"bootstrap": {"suite": "a", "components": [5]}}, "bootstrap.components[0]"),
+])
+def test_bad_hosts_and_bootstraps(options, where):
+    errors = parse(name="a", **options)[1]
+    assert [error.split(": ")[0] for error in errors] == [where]
+
+
 @pytest.mark.parametrize("options, where", [
     ({}, "name"), ({"name": "a/b"}, "name"), ({"prune": True, "state": "absent"}, "name"), ({"oci": "/a", "prune": True}, "name"),
     ({"name": "a", "oci": "a"}, "oci"), ({"name": "a", "oci": "/a", "tar": "/b"}, "tar"), ({"name": "a", "oci": "/a", "state": "absent"}, "oci"),

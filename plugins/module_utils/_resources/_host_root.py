@@ -187,5 +187,4 @@ def _packaged(root):
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         if name.endswith(".list"):
             with open(os.path.join(folder, name), "rb") as stream:
-                for path in re.findall(rb"(?m)^/(var/.+)$", stream.read()):
-                    yield path
+                yield from re.findall(rb"(?m)^/(var/.+)$", stream.read())
