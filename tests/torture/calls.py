@@ -52,8 +52,8 @@ HARMLESS = frozenset(
     # pidfd_open close_range pidfd_getfd faccessat2 epoll_pwait2 futexes cachestat statmount listmount mseal xattrat reads
     + [434, 436, 438, 439, 441, 449, 451, 453, 454, 455, 456, 457, 458, 459, 460, 462, 464, 465, 470]
 )
-# terminal and descriptor reads, NS_GET_*, SIOCGIF*
-QUIET_IOCTLS = frozenset([0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x8910, 0x8912, 0x8913, 0x8915, 0x8927, 0x8933]
+# terminal and descriptor reads, NS_GET_*, SIOCGIF*, LOOP_GET_STATUS64
+QUIET_IOCTLS = frozenset([0x4C05, 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x8910, 0x8912, 0x8913, 0x8915, 0x8927, 0x8933]
                          + [0xB701, 0xB702, 0xB703, 0xB704, 0x8008B705, 0x8008B706, 0x8004B706, 0x8004B707, 0x8004B708, 0x8004B709])
 # Changes only the process that calls it, takes the lock, or (open_tree) makes a copy that nobody sees and that goes with its
 # descriptor: points to be killed at, but no change of the host.
