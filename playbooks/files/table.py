@@ -4,7 +4,7 @@
 """Show what the kernel says of sandboxes, beside the host: table.py NAME...
 
 Nothing here is asked of the collection. Namespaces are read from /proc/PID/ns and the pins, limits and usage from the cgroup
-tree, layers from the mount table of a process inside, and `ls /` and `ps` are run inside by nsenter(1). Networks are what ip(8)
+tree, layers from the mount table of a process inside and their sizes from what is in them, and `ls /` and `ps` are run inside by nsenter(1). Networks are what ip(8)
 and nft(8) say: bridges, what is on them, and which ports of the host lead there. Where systemd is init,
 the pins are mounted in a mount namespace that no unit sees, so this looks from there.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -134,6 +135,45 @@ def layers(pid):
     return ["no overlay"]
 
 
+def short(path):
+    """A path with no more than the beginning of a digest."""
+    return re.sub("[0-9a-f]{64}", lambda digest: digest.group()[:12] + "...", path)
+
+
+def size(path):
+    """The bytes of all files in a directory, each once however many names it has."""
+    found = {}
+    for where, dummy, names in os.walk(path):
+        for name in names:
+            one = os.lstat(os.path.join(where, name))
+            found[one.st_ino] = one.st_size
+    return sum(found.values())
+
+
+def amount(number):
+    """Bytes in the largest unit that leaves one before the point."""
+    for unit, scale in (("M", 1 << 20), ("K", 1 << 10)):
+        if number >= scale:
+            return "%.1f%s" % (number / scale, unit)
+    return "%dB" % number
+
+
+def shared(names):
+    """The read-only layers under all sandboxes, how large each is, who has it, and what is saved by its being there once."""
+    users = {}
+    for name in names:
+        for pid in processes(name)[-1:]:
+            for layer in layers(pid):
+                users.setdefault(layer, []).append(name)
+    rows = [(layer, size(layer), who) for layer, who in users.items() if os.path.isdir(layer)]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (-len(row[2]), -row[1]))
+    once, each = sum(row[1] for row in rows), sum(row[1] * len(row[2]) for row in rows)
+    lines = ["", "layers"] + ["  %8s  %-14s %s" % (amount(row[1]), " ".join(row[2]), short(row[0])) for row in rows]
+    return lines + ["  %8s  are on the disk, and would be %s if each sandbox had its own: %s saved" % tuple(map(amount, (once, each, each - once)))]
+
+
 def listening(pid):
     """The addresses that TCP servers listen on in the net namespace of a process."""
     found = set()
@@ -156,7 +196,7 @@ def show(name):
     interfaces = [line.split(":")[0].strip() for line in read("/proc/%d/net/dev" % one).splitlines()[2:]]
     rows = resources(one, name)
     rows += [("network", "%s; servers listen on %s" % (" ".join(interfaces), listening(one)))]
-    rows += [("" if number else "layers", layer) for number, layer in enumerate(layers(one))]
+    rows += [("" if number else "layers", short(layer)) for number, layer in enumerate(layers(one))]
     rows += [("ls /", " ".join(inside(name, "ls", "/")))]
     rows += [("" if number else "ps -e", line) for number, line in enumerate(inside(name, "ps", "-eo", "pid,user,args"))]
     return [name] + ["  %-10s %s" % row for row in rows]
@@ -231,7 +271,7 @@ def main(names):
         print()
         for line in show(name):
             print(line)
-    for line in networks(names):
+    for line in shared(names) + networks(names):
         print(line)
 
 

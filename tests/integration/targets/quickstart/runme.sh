@@ -49,6 +49,9 @@ play quickstart || fail "it fails"
 grep -Eq 'web \(10\.213\.57\.[0-9]+\) asked cache \(10\.213\.57\.[0-9]+\): this is visit [0-9]+\.' "$log" || fail "web did not reach cache"
 grep -Eq '\+-- web +eth0 10\.213\.57\.[0-9]+/24  <-- port 8480 of the host to port 80' "$log" || fail "there is no picture"
 grep -Eq 'web finds cache at 10\.213\.57\.' "$log" || fail "names are not shown"
+# The base and the step that both images begin with are one directory each.
+[ "$(grep -Ec '[0-9][MKB]  cache web +/var/lib/bulkhead/layers/' "$log")" = 2 ] || fail "the images do not share two layers"
+grep -Eq 'M  are on the disk, .*: [1-9][0-9.]+M saved' "$log" || fail "it does not say what is saved"
 play quickstart || fail "it fails the second time"
 grep -Eq '^localhost .* changed=0 ' "$log" || fail "a second run changes something"
 
