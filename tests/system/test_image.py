@@ -303,6 +303,23 @@ def test_a_directory_of_the_host(converge, refuse):
     converge("overlay", path=top + "/sub.d", state="absent")
 
 
+def test_archives_go_with_the_image(converge):
+    """Of what the role has brought for an image the source stays, until the image goes."""
+    folder = LIB + "/archives/it"
+    path = archives.write(folder + "/second", SMALL)
+    archives.write(folder + "/first", LOWEST)
+    archives.write(LIB + "/archives/other/first", LOWEST)
+    answer = converge("image", name="it", tar=path, check=True)
+    assert answer["actions"] == ["import image it from " + path, "remove archives of image it"]
+    assert converge("image", name="it", tar=path)["actions"] == answer["actions"] and os.listdir(folder) == ["second"]
+    assert not converge("image", name="it", tar=path)["changed"] and not converge("image", name="it", verify=True)["changed"]
+    assert converge("image", name="it", state="absent", check=True)["actions"][-1] == "remove archives of image it"
+    converge("image", name="it", state="absent")
+    assert os.listdir(LIB + "/archives") == ["other"] and not converge("image", name="it", state="absent")["changed"]
+    converge("image", name="other", state="absent")
+    assert not os.path.exists(LIB + "/archives")
+
+
 def test_two_at_once(converge):
     path = three()
     answers = drive.at_once([("image", dict(name="it", oci=path))] * 6 + [("image", dict(name="same", oci=path))] * 2)
@@ -331,9 +348,11 @@ def test_check_on_a_bare_host(converge):
 def test_all_go_with_the_host(converge):
     converge("image", name="it", oci=three())
     os.makedirs(LIB + "/layers/.new-1-0/tree")
+    archives.write(LIB + "/archives/it/first", SMALL)
     host = drive.new_host()
     for options, left in ((dict(state="absent"), 4), (dict(state="absent", remove_data=True), 0)):
         outcome = engine.converge(host, program, options)
         assert ("remove all images" in outcome.joined("actions")) == (left == 0) and len(stored()) == left
     assert not engine.converge(drive.new_host(), program, dict(state="absent", remove_data=True)).changed
     assert not os.path.exists(LIB + "/images") and not os.path.exists(LIB + "/layers")
+    assert not os.path.exists(LIB + "/archives")

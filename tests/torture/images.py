@@ -84,6 +84,20 @@ Image("image-absent", image(state="absent"), before=[OCI], layers=None)
 Image("image-prune", ("image", dict(prune=True)), before=[OCI, TAR], layers=[["other"]])
 
 
+class Archived(Image):
+    """What the role has brought for it goes with it."""
+
+    def damage(self):
+        for name in ("one", "two"):
+            archives.write(LIB + "/archives/web/" + name, OTHER)
+
+    def declared(self):
+        return super().declared() + (["there are archives"] if os.path.exists(LIB + "/archives") else [])
+
+
+Archived("image-absent-archives", image(state="absent"), before=[OCI], layers=None)
+
+
 class Export(Image):
     def declared(self):
         return super().declared() + ([] if sorted(os.listdir(BASE + "/out")) == ["blobs", "index.json", "oci-layout"] else ["it is not whole"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
 from .._model.image import SOURCES, ImageSpec
-from . import _build, _export, _import, _mounted, _sandbox_image, _store
+from . import _archives, _build, _export, _import, _mounted, _sandbox_image, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -27,6 +27,7 @@ def plan(host, spec, plan):
         _plan_absent(host, spec, plan)
     elif spec.name is not None:
         _plan_present(host, spec, plan)
+    _archives.plan(host, spec, plan)
     if spec.prune:
         _plan_prune(host, spec, plan)
 
@@ -176,9 +177,13 @@ def _plan_prune(host, spec, plan):
 
 def plan_none(host, plan):
     """No image, and no layer that nothing needs."""
-    if not _store.is_empty(host):
+    if not _store.is_empty(host) or not _archives.is_empty(host):
         plan.differ("images", _store.names(host), [])
-        plan.add("remove all images", lambda: _store.clear(host))
+
+        def act():
+            _store.clear(host)
+            _archives.clear(host)
+        plan.add("remove all images", act)
 
 
 def unmount(host):
