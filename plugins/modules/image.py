@@ -19,8 +19,8 @@ description:
     or in a form that can be read in two ways is refused with the entry named, and nothing of it stays.
   - An image is unchanged when its source has the digest that it was imported from. That is told without unpacking anything.
     The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive and of a
-    file system that of the file, and of a directory that of its whole content. O(host) and O(bootstrap) say of themselves. A file with the same path, inode, size and times as
-    at its import is not read again, and neither is the content of a directory in which all files have theirs.
+    file system that of the file, and of a directory that of its whole content. O(host) and O(bootstrap) say of themselves. A file with the
+    same path, inode, size and times as at its import is not read again, and neither is the content of a directory in which all files have theirs.
   - A layer gets its name when all of it is on the disk, and an image after its layers. A run that is killed leaves an image as
     it was, and what it leaves beside is removed by the next run.
 extends_documentation_fragment:

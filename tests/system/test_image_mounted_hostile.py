@@ -73,15 +73,6 @@ def test_head(refuse, name):
     refused(refuse, words, kind)
 
 
-TORN = {
-    "squashfs of nowhere": ("squashfs", change(32, b"\x7f" * 8), "it cannot be mounted"),
-    "erofs of nowhere": ("erofs", change(1024 + 14, b"\xff\xff"), "it cannot be mounted"),
-    "squashfs without tables": ("squashfs", lambda path: _zero(path, 96), "it cannot be mounted"),
-    "erofs without inodes": ("erofs", lambda path: _zero(path, 1152), "it cannot be mounted"),
-    "squashfs with a torn inode": ("squashfs", lambda path: _tear(path), "its entry 'file' cannot be read"),
-}
-
-
 def _zero(path, at):
     """Of what the head points to nothing is left."""
     size = os.path.getsize(path)
@@ -95,6 +86,15 @@ def _tear(path):
         stream.seek(64)
         table, = struct.unpack("<Q", stream.read(8))
     change(table + 2, bytes(2))(path)
+
+
+TORN = {
+    "squashfs of nowhere": ("squashfs", change(32, b"\x7f" * 8), "it cannot be mounted"),
+    "erofs of nowhere": ("erofs", change(1024 + 14, b"\xff\xff"), "it cannot be mounted"),
+    "squashfs without tables": ("squashfs", lambda path: _zero(path, 96), "it cannot be mounted"),
+    "erofs without inodes": ("erofs", lambda path: _zero(path, 1152), "it cannot be mounted"),
+    "squashfs with a torn inode": ("squashfs", _tear, "its entry 'file' cannot be read"),
+}
 
 
 @pytest.mark.parametrize("name", TORN)

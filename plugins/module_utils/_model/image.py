@@ -12,7 +12,9 @@ from . import build, image_sources, oci, values
 STATES = ("present", "absent")
 MOUNTED = ("squashfs", "erofs")  # the layer is the file itself
 SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from") + MOUNTED
-KEYS = ("name",) + SOURCES + ("steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
+KEYS = ("name",) + SOURCES + (
+    "steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
+OF_DIGEST = ("oci", "docker", "tar", "directory", "commit") + MOUNTED  # whose digest can be declared
 OF_DISTRIBUTIONS = ("host", "bootstrap")  # files that are set-user-ID are a part of these
 CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
 # bytes where nothing else is said; the ratio is of what comes out of a decompressor to what goes in
@@ -71,7 +73,7 @@ class ImageSpec:
             problems.add(prefix + named[0], "an image that is to be absent needs no source")
         if options.get("export") is not None and (self.state == "absent" or options.get("name") is None):
             problems.add(prefix + "export", "this goes with an image that is to be present")
-        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", ("oci", "docker", "tar", "directory", "commit") + MOUNTED), ("steps", ("from",))):
+        for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", OF_DIGEST), ("steps", ("from",))):
             if options.get(key) is not None and self.source not in sources:
                 problems.add(prefix + key, "this goes with %s" % " or ".join(sources))
 
