@@ -39,7 +39,7 @@ class Machine:
 
     def host(self):
         top = self.top
-        return Host(self.run, proc=str(top / "proc"), state=str(top / "state"), units=str(top / "units"))
+        return Host(self.run, proc=str(top / "proc"), state=str(top / "state"), units=str(top / "units"), bus=None)
 
     def run(self, argv, data, env):
         words = [word for word in argv[1:] if not word.startswith("-")]

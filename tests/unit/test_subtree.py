@@ -46,7 +46,7 @@ class Systemctl:
 def host(tmp_path, monkeypatch):
     monkeypatch.setattr(Host, "systemd", True)
     monkeypatch.setattr(subtree, "PATIENCE", 0.1)
-    made = Host(cgroup=str(tmp_path / "cgroup"), units=str(tmp_path / "units"), proc=str(tmp_path / "proc"))
+    made = Host(cgroup=str(tmp_path / "cgroup"), units=str(tmp_path / "units"), proc=str(tmp_path / "proc"), bus=None)
     made._run = Systemctl(tmp_path, lambda: live(made))
     return made
 

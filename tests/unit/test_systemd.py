@@ -53,7 +53,7 @@ class Init:
         monkeypatch.setattr(Host, "systemd", True)
         monkeypatch.setattr(Host, "aside", True)
         monkeypatch.setattr(tools, "tool", lambda name, check=False: "/usr/bin/" + name)
-        self.host = Host(self.run, proc=str(top / "proc"), state=str(top / "state"), units=str(top / "units"))
+        self.host = Host(self.run, proc=str(top / "proc"), state=str(top / "state"), units=str(top / "units"), bus=None)
         for name in ("proc", "state/service", "units"):
             (top / name).mkdir(parents=True)
         self.top = top

@@ -23,13 +23,15 @@ class Host:
 
     def __init__(self, run=None, proc="/proc", sys="/sys", cgroup="/sys/fs/cgroup", state=STATE,
                  etc="/etc/bulkhead", lib="/var/lib/bulkhead", log="/var/log/bulkhead", netns="/run/netns",
-                 lock="/run/bulkhead.lock", units="/etc/systemd/system", names="/etc/netns"):
+                 lock="/run/bulkhead.lock", units="/etc/systemd/system", names="/etc/netns",
+                 bus="/run/dbus/system_bus_socket"):
         self._run = run
         self.proc, self.sys, self.cgroup = proc, sys, cgroup
         self.state, self.etc, self.lib, self.log = state, etc, lib, log
         self.netns, self.lock = netns, lock
         self.names = names  # where ip-netns(8) looks for hosts and resolv.conf of a namespace
-        self.units = units  # where unit files of ours lie; see `_supervisor/systemctl.py` for these three
+        self.units = units  # where unit files of ours lie; see `_supervisor/systemctl.py` for these four
+        self.bus = bus  # the socket of the system bus; None: there is none
         self.units_changed, self.systemd_version = False, None
         self._ending, self._systemd = {}, None
         self.claims = Claims(state + "/made")

@@ -17,7 +17,7 @@ from .._kernel.cgroupfs import UNIFIED
 from .._model import slices
 from .._model.errors import BulkheadError, reason
 from .._model.limits import MAX
-from .._supervisor import subtree, systemctl
+from .._supervisor import many, subtree, systemctl
 from ._cgroup_units import nobodys, ours, owned
 from ._cgroup_values import by_number, declared_part, shown
 from .cgroup import NOUN, _Present
@@ -330,9 +330,10 @@ def together(host, entries):
 
 
 def _start(host, entries):
+    paths = {each.unit: each.trees.roots[UNIFIED] + systemctl.slice_group(each.unit) for each in entries}
     if entries:
         try:
-            systemctl.start(host, *[each.unit for each in entries])
+            many.start(host, [each.unit for each in entries], lambda unit: os.path.isdir(paths[unit]))
         except BulkheadError as exc:
             return exc  # whose it is shows when each is looked at
     return None

@@ -12,7 +12,7 @@ import time
 from .._kernel.cgroupfs import UNIFIED, nested, read, write
 from .._model import slices
 from .._model.errors import BulkheadError
-from .._supervisor import systemctl
+from .._supervisor import many, systemctl
 from ._cgroup_acts import plan_end
 from ._cgroup_slice import SHARED, set_live
 from ._cgroup_units import nobodys, ours, owned
@@ -100,7 +100,7 @@ def _kill(host, trees, name):
     unit = systemctl.slice_unit(name)
     if trees.frozen(name):
         systemctl.thaw(host, unit)
-    systemctl.stop(host, unit, no_block=True)
+    many.queue(host, "stop", [unit])
     if trees.exists(name) and not trees.kill(name):
         raise BulkheadError("Cannot kill the processes of cgroup %s: %s did not die in time. Look for state D." % (
             name, ", ".join(str(pid) for pid in trees.processes(name)[:5])))
@@ -123,7 +123,7 @@ def _stop(host, gone):
         if frozen and os.path.isdir(path):
             systemctl.thaw(host, unit)
         _forget_settings(host, unit)
-    systemctl.stop(host, *[unit for name, unit, path, frozen in gone if path and os.path.isdir(path)])
+    many.stop(host, [unit for name, unit, path, frozen in gone if path and os.path.isdir(path)])
     left = [name for name, unit, path, frozen in gone if path and os.path.isdir(path)]
     for name, unit, path, frozen in gone:
         if name not in left:
@@ -142,7 +142,7 @@ def _stop_parents(host, gone):
                  and not read(path + "/cgroup.procs").strip() and systemctl.read(host, systemctl.slice_unit(name)) is None]
         told = systemctl.show(host, [systemctl.slice_unit(name) for name, path in level])
         level = [(name, path) for name, path in level if not told[systemctl.slice_unit(name)]["FragmentPath"]]
-        systemctl.stop(host, *[systemctl.slice_unit(name) for name, path in level])
+        many.stop(host, [systemctl.slice_unit(name) for name, path in level])
 
 
 def _forget_settings(host, unit):

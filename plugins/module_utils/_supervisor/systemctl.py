@@ -4,9 +4,8 @@
 
 """Talking to systemd: names of units, their files, and `systemctl`. It stands on nothing of ours but the host object.
 
-What is asked of units is asked in one call for all that are expected, and kept until it is dropped. Dear to systemd are a `show`
-(all properties of a unit, half of what its start takes) and a client that waits for a start (all changes of all units are told
-to it); docs/performance.md has the figures. Sources: systemd.unit(5), systemctl(1), the unit name rules in src/basic/unit-name.c.
+What is asked of units is asked in one call for all that are expected, and kept until it is dropped. Dear to systemd are each call of
+systemctl (as much as the start of a service: manager.py) and a `show` (half of that for each unit); docs/performance.md has the figures. Sources: systemd.unit(5), systemctl(1), the unit name rules in src/basic/unit-name.c.
 """
 
 from __future__ import annotations
@@ -14,22 +13,21 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import time
 
 from .._model.errors import BulkheadError
+from . import manager
 
 MADE = "# made by bulkhead"  # how the first line of a unit file of ours begins
 # Asked of every unit, so that all who ask share one call.
-PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "FragmentPath", "DropInPaths", "NeedDaemonReload", "ControlGroup", "MainPID",
-              "Result", "ExecMainCode", "ExecMainStatus", "UnitFileState", "FreezerState", "NRestarts", "InvocationID", "Job",
-              "ActiveEnterTimestampMonotonic")
+PROPERTIES = ("LoadState", "ActiveState", "FragmentPath", "DropInPaths", "NeedDaemonReload", "ControlGroup", "MainPID", "ExecMainCode",
+              "ExecMainStatus", "UnitFileState", "NRestarts", "ActiveEnterTimestampMonotonic")
 # Where units of the system have files (systemd.unit(5)).
 _PLACES = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
            "/etc/systemd/system", "/etc/systemd/system.attached", "/run/systemd/system", "/run/systemd/system.attached",
            "/run/systemd/generator", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system",
            "/run/systemd/generator.late")
-_UNKNOWN = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "MainPID": "0", "NRestarts": "0", "NeedDaemonReload": "no",
-            "FreezerState": "running", "ActiveEnterTimestampMonotonic": "0"}  # of a unit that systemd knows nothing of
+_UNKNOWN = {"LoadState": "not-found", "ActiveState": "inactive", "MainPID": "0", "NRestarts": "0", "NeedDaemonReload": "no",
+            "ActiveEnterTimestampMonotonic": "0"}  # of a unit that systemd knows nothing of
 _LENGTH = 255  # of the name of a unit
 _ROOM = 100000  # bytes of names in one call; the kernel takes two million
 
@@ -103,22 +101,20 @@ def expect(host, units):
     host.cached("systemd expected", dict).update(dict.fromkeys(units))
 
 
-def show(host, units, properties=()):
+def show(host, units):
     """{unit: {property: text}} of units, loaded or not; what is known already is not asked again.
 
     A unit that there is no file of has the LoadState `not-found`, a slice of that kind that runs `loaded`.
     """
     known = host.cached("systemd shown", dict)
-    wanted = tuple(properties)
-    missing = [unit for unit in dict.fromkeys(units) if unit not in known or any(word not in known[unit] for word in wanted)]
-    if missing:
-        ask = dict.fromkeys(missing)
+    ask = dict.fromkeys(unit for unit in units if unit not in known)
+    if ask:
         ask.update((unit, None) for unit in host.cached("systemd expected", dict) if unit not in known)
-        for unit in _unknown(host, list(ask)) if len(ask) > 1 and not properties else ():
-            known[unit] = dict(dict.fromkeys(PROPERTIES, ""), Id=unit, **_UNKNOWN)
+        for unit in _unknown(host, list(ask)) if len(ask) > 1 else ():
+            known[unit] = dict(dict.fromkeys(PROPERTIES, ""), **_UNKNOWN)
             del ask[unit]
         for part in _parts(list(ask)):
-            known.update(_show(host, part, PROPERTIES + tuple(word for word in wanted if word not in PROPERTIES)))
+            known.update(manager.show(host, part, PROPERTIES) or _show(host, part))
     return {unit: known[unit] for unit in units}
 
 
@@ -134,6 +130,9 @@ def _unknown(host, units):
 def states(host, units):
     """{unit: its active state} of those that are loaded, in one answer that costs systemd little; None when it has none."""
     pattern = os.path.commonprefix(list(units)).replace("\\", "\\\\") + "*"
+    found = manager.states(host, pattern)
+    if found is not None:
+        return found
     status, output, dummy = host.run(["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager", "--", pattern])
     lines = [line.split(None, 3) for line in output.splitlines()]
     return None if status else {line[0]: line[2] for line in lines if len(line) > 2}
@@ -151,15 +150,15 @@ def drop(host, *units):
         known.pop(unit, None)
 
 
-def _show(host, units, properties):
-    status, output, errors = host.run(["systemctl", "show", "--no-pager", "--property=" + ",".join(properties), "--"] + units)
+def _show(host, units):
+    status, output, errors = host.run(["systemctl", "show", "--no-pager", "--property=" + ",".join(PROPERTIES), "--"] + units)
     blocks = [block for block in output.split("\n\n") if block.strip()]
     if status or len(blocks) != len(units):
         raise BulkheadError("Cannot ask systemd for %s: %s. Look at systemctl status." % (
             ", ".join(units[:3]), _words("", errors, status) if status or errors else "it answered for %d of %d units" % (len(blocks), len(units))))
     found = {}
     for unit, block in zip(units, blocks):
-        values = dict.fromkeys(properties, "")
+        values = dict.fromkeys(PROPERTIES, "")
         for line in block.splitlines():
             word, equals, value = line.partition("=")
             if word in values:
@@ -255,52 +254,26 @@ def reload(host, force=False):
 # -- acts
 
 def start(host, *units, no_block=False):
-    """Start units, and wait until they are, unless ``no_block``: who is part of the boot would wait for itself.
-
-    Of many, systemd is asked now and then which are to come: to a client that waits it would tell each change of each of them.
-    """
-    if no_block or len(units) < 2:
-        _act(host, "start", units, ["--no-block"] if no_block else [])
-        return
-    try:
-        _act(host, "start", units, ["--no-block"])
-    finally:
-        _await_jobs(host, units)  # also of those beside one that was refused
-    found = states(host, units) or {}
-    failed = [unit for unit in units if found.get(unit) not in ("active", "reloading")]
-    if failed:
-        raise BulkheadError("Cannot start %s: systemd has tried. Look at systemctl status %s." % (
-            ", ".join(failed[:5]) + (", …" if len(failed) > 5 else ""), failed[0]))
-
-
-def _await_jobs(host, units):
-    """Wait until none of the units has something queued or under way."""
-    wanted, pause = set(units), 0.02
-    while wanted.intersection(line.split()[1] for line in _jobs(host) if len(line.split()) > 2):
-        time.sleep(pause)
-        pause = min(pause * 2, 1.0)
-
-
-def _jobs(host):
-    return command(host, "ask for its jobs", "list-jobs", "--plain", "--no-legend", "--no-pager").splitlines()
+    """Start units, and wait until they are, unless ``no_block``: who is part of the boot would wait for itself. See many.py."""
+    act(host, "start", units, ["--no-block"] if no_block else [])
 
 
 def stop(host, *units, no_block=False):
-    _act(host, "stop", units, ["--no-block"] if no_block else [])
+    act(host, "stop", units, ["--no-block"] if no_block else [])
 
 
 def restart(host, *units, no_block=False):
-    _act(host, "restart", units, ["--no-block"] if no_block else [])
+    act(host, "restart", units, ["--no-block"] if no_block else [])
 
 
 def enable(host, *units):
     """Start units at boot. The units' symlinks are made without reading all units again; reload() is the caller's."""
-    _act(host, "enable", units, ["--no-reload", "--quiet"])
+    act(host, "enable", units, ["--no-reload", "--quiet"])
     host.units_changed = True
 
 
 def disable(host, *units):
-    _act(host, "disable", units, ["--no-reload", "--quiet"])
+    act(host, "disable", units, ["--no-reload", "--quiet"])
     host.units_changed = True
 
 
@@ -310,11 +283,11 @@ def kill(host, unit, signal, whom="all"):
 
 
 def freeze(host, unit):
-    _act(host, "freeze", (unit,), [])
+    act(host, "freeze", (unit,), [])
 
 
 def thaw(host, unit):
-    _act(host, "thaw", (unit,), [])
+    act(host, "thaw", (unit,), [])
 
 
 def reset_failed(host, *units):
@@ -348,7 +321,8 @@ def remove_settings(host, unit, properties):
                 os.rmdir(directory)
 
 
-def _act(host, verb, units, options):
+def act(host, verb, units, options):
+    """One call for all of them, or as many as the command line takes."""
     for part in _parts(list(units)):
         try:
             command(host, "%s %s" % (verb, ", ".join(part[:5]) + (", …" if len(part) > 5 else "")), verb, *options, "--", *part)

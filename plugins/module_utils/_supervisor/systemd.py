@@ -18,7 +18,7 @@ import time
 
 from .._kernel import cgroupfs
 from .._model.errors import BulkheadError
-from . import common, entry, systemctl, tools
+from . import common, entry, many, systemctl, tools
 
 OWN_CGROUP = True
 OLDEST = 246  # BARRIER=1, by which the entry knows that systemd has learnt of the main process
@@ -160,8 +160,7 @@ def _shown(host, name, fresh=False):
 def _settled(host, name):
     """What systemd says of it; asked again where that may have changed by itself since."""
     shown = _shown(host, name)
-    pid = shown["MainPID"]
-    if shown["ActiveState"] in ("activating", "deactivating", "reloading") or pid not in ("", "0") and not _alive(host, pid):
+    if shown["ActiveState"] in ("activating", "deactivating", "reloading") or shown["MainPID"] not in ("", "0") and not _alive(host, shown["MainPID"]):
         shown = _shown(host, name, fresh=True)
     return shown
 
@@ -247,21 +246,21 @@ def _start_some(host, names, wait):
         except (BulkheadError, OSError) as exc:
             failed[name] = exc
     names = [name for name in names if name not in failed]
+    units = {systemctl.service_unit(name): name for name in names}
     try:
-        systemctl.start(host, *[systemctl.service_unit(name) for name in names], no_block=host.booting)
+        if host.booting:  # they come after us: they would be waited for forever
+            many.queue(host, "start", list(units))
+            return failed
+        many.start(host, list(units), lambda unit: _runs(host, units[unit]))
     except BulkheadError as exc:
         said = exc.message  # whose it is shows when each is looked at
         if host.booting or len(names) == 1:
             return dict(failed, **{name: BulkheadError("Cannot start %s: %s." % (name, _ending(host, name, since, said))) for name in names})
-    if host.booting:  # they come after us: they would be waited for forever
-        return failed
     expect(host, [name for name in names if not _runs(host, name)])
-    for name in names:
-        failed.update(_judged(host, name, since, wait, said))
-    time.sleep(0.05)  # many a wrong configuration shows in the first moments
-    for name in names:
-        if name not in failed:
-            failed.update(_judged(host, name, since, 0.0, said))
+    for pause, patience in ((0.0, wait), (0.05, 0.0)):  # many a wrong configuration shows in the first moments
+        time.sleep(pause)
+        for name in [each for each in names if each not in failed]:
+            failed.update(_judged(host, name, since, patience, said))
     return failed
 
 
@@ -320,7 +319,7 @@ def stop(host, name, timeout=10.0):
     shown = _shown(host, name, fresh=True)
     unit = systemctl.service_unit(name)
     if shown["ActiveState"] not in ("inactive", "failed"):
-        systemctl.stop(host, unit)
+        many.stop(host, [unit])
         shown = _shown(host, name, fresh=True)
     if shown["ActiveState"] == "failed" or _restarted(shown):  # how it ended is in the journal; to be stopped is what was wanted
         systemctl.reset_failed(host, unit)

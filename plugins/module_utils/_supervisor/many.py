@@ -1,0 +1,99 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Starting and stopping many units of systemd at little cost to it: nobody waits at its door, and what the kernel shows is not asked for.
+
+``there(unit)`` tells whether the kernel shows what is to come about. As long as it does not, systemd is asked now and then whether it
+has given up; docs/performance.md has what each way costs.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .._model.errors import BulkheadError
+from . import manager, systemctl
+
+_SELDOM = 0.5, 4.0  # seconds between two questions, the first and the longest, while the kernel does not show it
+_OFTEN = 0.02, 1.0  # once it does: systemd is at the last of it
+
+
+def start(host, units, there):
+    """Start units, and wait until they are, or until systemd has given up."""
+    if len(units) < 2:
+        systemctl.start(host, *units)
+        return
+    try:
+        queue(host, "start", units)
+    finally:
+        settle(host, units, there)  # also of those beside one that was refused
+    left = [unit for unit in units if not there(unit)]
+    found = (systemctl.states(host, left) or {}) if left else {}
+    failed = [unit for unit in left if found.get(unit) not in ("active", "reloading")]
+    if failed:
+        raise BulkheadError("Cannot start %s: systemd has tried. Look at systemctl status %s." % (
+            ", ".join(failed[:5]) + (", …" if len(failed) > 5 else ""), failed[0]))
+
+
+def stop(host, units):
+    """Stop units, and wait until they are."""
+    if not units:
+        return
+    refused = manager.queue(host, "stop", units)
+    if refused is None:
+        systemctl.stop(host, *units)
+        return
+    _refuse(host, "stop", units, refused)
+    settle(host, units, lambda unit: True)
+    found = systemctl.states(host, units) or {}
+    left = [unit for unit in units if found.get(unit) in ("active", "reloading", "activating")]
+    if left:
+        raise BulkheadError("Cannot stop %s: somebody has started it again. Look at systemctl status %s." % (left[0], left[0]))
+
+
+def queue(host, verb, units):
+    """Have systemd start or stop units, and wait for none of them."""
+    refused = manager.queue(host, verb, units)
+    if refused is None:
+        systemctl.act(host, verb, units, ["--no-block"])
+    else:
+        _refuse(host, verb, units, refused)
+
+
+def _refuse(host, verb, units, refused):
+    systemctl.drop(host, *units)
+    for unit, why in refused.items():
+        raise BulkheadError("Cannot %s %s: %s. Look at systemctl status and journalctl -e." % (verb, unit, why.rstrip(".")))
+
+
+def settle(host, units, there):
+    """Wait until systemd has nothing to do any more for these units."""
+    wanted, seldom, often = set(units), _SELDOM[0], _OFTEN[0]
+    while True:
+        if await_kernel(units, there, seldom):
+            pause, often = often, min(often * 2, _OFTEN[1])
+        else:
+            pause, seldom = 0.0, min(seldom * 2, _SELDOM[1])
+        if not wanted.intersection(_jobs(host)):
+            return
+        time.sleep(pause)
+
+
+def await_kernel(units, there, patience):
+    """Does the kernel show all of them within some seconds?"""
+    end, left = time.monotonic() + patience, list(units)
+    while True:
+        left = [unit for unit in left if not there(unit)]
+        if not left or time.monotonic() > end:
+            return not left
+        time.sleep(0.01)
+
+
+def _jobs(host):
+    """The units that have something queued or under way."""
+    found = manager.jobs(host)
+    if found is None:
+        lines = systemctl.command(host, "ask for its jobs", "list-jobs", "--plain", "--no-legend", "--no-pager").splitlines()
+        found = [line.split()[1] for line in lines if len(line.split()) > 2]
+    return found
