@@ -23,6 +23,13 @@ options:
   namespace:
     description: The name of a set with a pinned mount namespace. Without it the host's overlays are shown.
     type: str
+  changes:
+    description:
+      - Whether to compare each overlay's upper with the layers below, file by file.
+      - Paths that are added, modified or deleted are told, as they are inside. Where a directory was deleted, what was in it is not
+        told. A file whose content, mode, owner, time and attributes are as below is not modified, even where it was opened for writing.
+    type: bool
+    default: false
 seealso:
   - module: bulkhead.isolation.overlay
 """
@@ -41,10 +48,11 @@ EXAMPLES = r"""
   ansible.builtin.assert:
     that: web.overlays | length == 0
 
-- name: Read the root of a sandbox
+- name: Read the root of a sandbox, and what was changed in it
   bulkhead.isolation.overlay_info:
     path: /
     namespace: web
+    changes: true
 """
 
 RETURN = r"""
@@ -106,6 +114,11 @@ overlays:
       description: Whether it was mounted by this collection.
       returned: when mounted
       type: bool
+    changes:
+      description: What its upper has changed against its layers, as three lists of paths.
+      returned: with O(changes)
+      type: dict
+      sample: {added: [/etc/new], modified: [/etc/hosts], deleted: [/etc/motd]}
     raw:
       description: The options of the file system as the kernel shows them.
       returned: when mounted
@@ -120,6 +133,7 @@ def main():
     run_info(overlay, dict(
         path=dict(type="path"),
         namespace=dict(type="str"),
+        changes=dict(type="bool", default=False),
     ))
 
 

@@ -19,6 +19,13 @@ options:
     description: The sandboxes to show. All that are recorded on the host when left out.
     type: list
     elements: str
+  changes:
+    description:
+      - Whether to compare each sandbox's upper with the layers below, file by file.
+      - Paths that are added, modified or deleted are told, as they are inside. Where a directory was deleted, what was in it is not
+        told. A file whose content, mode, owner, time and attributes are as below is not modified, even where it was opened for writing.
+    type: bool
+    default: false
 seealso:
   - module: bulkhead.isolation.sandbox
 author:
@@ -33,6 +40,12 @@ EXAMPLES = r"""
 - name: One sandbox
   bulkhead.isolation.sandbox_info:
     names: [web]
+
+- name: What was changed in a sandbox against its image
+  bulkhead.isolation.sandbox_info:
+    names: [web]
+    changes: true
+  register: web
 
 - name: Tell what waits for a restart
   ansible.builtin.debug:
@@ -70,6 +83,11 @@ sandboxes:
       description: As M(bulkhead.isolation.chroot_service_info) shows them.
       type: list
       elements: dict
+    changes:
+      description: What its upper has changed against its layers, as three lists of paths.
+      returned: with O(changes)
+      type: dict
+      sample: {added: [/etc/new], modified: [/etc/hosts], deleted: [/etc/motd]}
     restore_error:
       description: Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged.
       type: str
@@ -80,7 +98,7 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._resources impo
 
 
 def main():
-    run_info(sandbox, dict(names=dict(type="list", elements="str")))
+    run_info(sandbox, dict(names=dict(type="list", elements="str"), changes=dict(type="bool", default=False)))
 
 
 if __name__ == "__main__":

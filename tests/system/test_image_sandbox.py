@@ -148,6 +148,8 @@ def test_commit(converge, refuse, full_cycle):
     os.chmod(top + "srv", 0o700)
     os.link(top + "etc/mine", top + "etc/same")
     os.rename(top + "etc/new", top + "etc/newer")
+    assert drive.info("sandbox", names=["box"], changes=True)["sandboxes"][0]["changes"] == {
+        "added": ["/etc/mine", "/etc/newer", "/etc/same", "/opt/d/y"], "modified": ["/srv"], "deleted": ["/etc/new", "/opt/a", "/opt/d/x"]}
     wanted = image_of(top)
     full_cycle("image", dict(name="made", commit="box"), dict(name="made", state="absent"))
     converge("image", name="made", commit="box")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from .._kernel import holders, mountinfo, overlayfs, syscalls, trees
-from .._model.errors import BulkheadError
+from .._model.errors import BulkheadError, reason
 from .._model.overlay import OverlaySpec, key_of
 from . import _layers, _mounted, _uses
 from ._mounting import NOUN, Build, Found, Undeclared, flags_of, look, owned, pin_of, place, visiting
@@ -362,4 +362,19 @@ def info(host, params):
     """What the _info module returns."""
     namespace = params.get("namespace")
     paths = [params["path"]] if params.get("path") else names(host, namespace)
-    return {"overlays": [found for found in (show(host, (namespace, path)) for path in paths) if found is not None]}
+    shown = [found for found in (show(host, (namespace, path)) for path in paths) if found is not None]
+    for each in shown if params.get("changes") else ():
+        each["changes"] = changes(each)
+    return {"overlays": shown}
+
+
+def changes(shown):
+    """What the upper has changed against the layers; None without an upper. ``shown`` has `upper` and `lower`."""
+    if not shown or not shown["upper"]:
+        return None
+    from .._kernel import changes as kernel  # for the one who asks
+
+    try:
+        return kernel.between(shown["upper"], shown["lower"])
+    except OSError as exc:
+        raise BulkheadError("Cannot compare %s with its layers: %s. Mend that, or leave changes out." % (shown["upper"], reason(exc))) from exc

@@ -369,4 +369,7 @@ def result(host, params, outcome):
 def info(host, params):
     wanted = params.get("names") or names(host)
     _expect(host, wanted)
-    return {"sandboxes": [shown for shown in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if shown]}
+    shown = [each for each in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if each]
+    for each in shown if params.get("changes") else ():
+        each["changes"] = overlay.changes(each["root"] or each["overlay"])
+    return {"sandboxes": shown}
