@@ -20,6 +20,7 @@ from collections import Counter
 import pytest
 
 import drive
+import filesystems
 
 from module_utils._engine import aside, places
 from module_utils._engine.lock import Lock
@@ -271,3 +272,28 @@ def test_killed_anywhere(act):
         gone("namespace", name="web")
         assert set(mounted()) & {"/run/bulkhead/ns", "/run/bulkhead/mntns"} == set()
         assert Counter(mounted())["/run/bulkhead"] == Counter(mounted())["/run/netns"] == 1
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["", "a shared mount of the administrator's at /var/lib/bulkhead"])
+def test_layers_that_are_mounted_are_not_among_the_hosts_mounts(systemd, shared):
+    """And an overlay of one shows on both sides, also when the engine's namespace was lost, and the layer's mount with it."""
+    one, two, point = layers(systemd, "one", "two", "point")
+    with open(one + "/file", "w", encoding="utf-8") as stream:
+        stream.write("one")
+    if shared:
+        syscalls.mount(None, "/var/lib/bulkhead", None, syscalls.MS_SHARED)
+    four("image", name="it", squashfs=filesystems.make("squashfs", systemd + "/it", one))
+    path = drive.isolated(lambda: drive.info("image", name="it")["images"][0]["lower"][0])
+    assert path not in mounted() and in_engine("ls", path) == "file\n"
+    four("overlay", path=point, lower=[path, two])
+    assert os.listdir(point) == ["file"]
+    syscalls.umount(PIN, syscalls.MNT_DETACH)
+    assert drive.apart("image", dict(name="it"), True)["actions"] == ["mount layer sha256:" + path.split("/")[-2][:12]]
+    assert drive.apart("image", dict(name="it"))["changed"] and not drive.apart("image", dict(name="it"))["changed"]
+    assert not drive.apart("overlay", dict(path=point, lower=[path, two]))["changed"]
+    assert len(filesystems.loops()) == 1 and path not in mounted() and in_engine("ls", path) == "file\n"
+    gone("overlay", path=point, force=True)  # its mount has another number in the new namespace
+    gone("image", name="it")
+    assert not filesystems.loops()
+    if shared:
+        syscalls.mount(None, "/var/lib/bulkhead", None, syscalls.MS_PRIVATE)
