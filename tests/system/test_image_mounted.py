@@ -237,6 +237,19 @@ def test_verified_and_mended(converge, refuse, kind):
     assert converge("image", **options)["changed"] and not converge("image", verify=True, **options)["changed"] and len(loops()) == 1
 
 
+def test_built_upon(converge, full_cycle):
+    """A build takes it as its parent, and mounts it first where that is to be."""
+    converge("image", name="it", squashfs=made("squashfs"))
+    steps = [dict(write=dict(dest="/etc/step", content="step")), dict(run=["/bin/busybox", "rm", "/data"], network="none")]
+    full_cycle("image", {"name": "made", "from": "it", "steps": steps}, dict(name="made", state="absent"))
+    syscalls.umount(layer()["path"])
+    answer = converge("image", **{"name": "made", "from": "it", "steps": steps})
+    assert answer["actions"][0].startswith("mount layer ") and layer("made") == dict(layer(), shared_by=["it"])
+    assert not converge("image", **{"name": "made", "from": "it", "steps": steps})["changed"]
+    converge("overlay", path=BASE + "/mnt", lower=drive.info("image", name="made")["images"][0]["lower"])
+    assert text(BASE + "/mnt/etc/step") == b"step" and text(BASE + "/mnt/etc/passwd") == b"root" and "data" not in os.listdir(BASE + "/mnt")
+
+
 def test_exported(converge):
     """What is exported is the tree, as of the directory that it was made of."""
     converge("image", name="it", squashfs=made("squashfs"), export=BASE + "/out")
