@@ -214,6 +214,10 @@ def test_in_use(converge, refuse):
     with open(path + "/data", "rb"):
         assert "in use by " in refuse("image", prune=True) and "open file" in refuse("image", prune=True, check=True) and mounted(path)
     assert converge("image", prune=True, check=True)["changed"] and converge("image", prune=True)["changed"] and not stored() and not loops()
+    converge("image", name="it", squashfs=BASE + "/it.squashfs")
+    os.rename(LIB + "/images/it.json", LIB + "/images/.it.json.gone")  # by a run that was killed; who came since does not block all others
+    with open(path + "/data", "rb"):
+        assert converge("image", name="other", directory=BASE + "/bind")["changed"] and len(stored()) == 1 and loops()
 
 
 @pytest.mark.parametrize("kind", KINDS)

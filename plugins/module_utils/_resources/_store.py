@@ -73,9 +73,8 @@ def layers(host):
     def read():
         found = {}
         for name in _list(layers_of(host)):
-            known = None if name.startswith(".") else _load("%s/%s/layer.json" % (layers_of(host), name))
-            if known is not None and known.get("digest") == "sha256:" + name and (
-                    not known.get("filesystem") or os.path.exists("%s/%s/file" % (layers_of(host), name))):
+            known, path = None if name.startswith(".") else _load("%s/%s/layer.json" % (layers_of(host), name)), "%s/%s/file" % (layers_of(host), name)
+            if known is not None and known.get("digest") == "sha256:" + name and (not known.get("filesystem") or os.path.exists(path)):
                 found[known["digest"]] = known
         return found
     return host.cached("layers", read)
@@ -224,10 +223,10 @@ def discard(host, name):
 
 
 def unmount(host, path):
-    """Unmount the layer in a directory below layers/, where it is one that is mounted."""
-    for mount in mountinfo.read(host.proc).at(os.path.realpath(path) + "/tree"):
+    """Unmount the layer in a directory below layers/, if it is one that is mounted. Plans refuse what is in use; who comes later keeps what he has."""
+    for mount in mountinfo.read(host.proc).at(os.path.realpath(path) + "/tree") if os.path.ismount(path + "/tree") else ():
         if mount.fstype in MOUNTED:
-            syscalls.umount(path + "/tree")
+            syscalls.umount(path + "/tree", syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
 
 
 def is_empty(host):
