@@ -21,6 +21,7 @@ description:
     The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive and of a
     file system that of the file, and of a directory that of its whole content. O(host) and O(bootstrap) say of themselves. A file with the
     same path, inode, size and times as at its import is not read again, and neither is the content of a directory in which all files have theirs.
+  - Builds an image O(from) another by O(steps), of which each is a layer. An unchanged build does nothing.
   - A layer gets its name when all of it is on the disk, and an image after its layers. A run that is killed leaves an image as
     it was, and what it leaves beside is removed by the next run.
 extends_documentation_fragment:
@@ -182,6 +183,7 @@ options:
     choices: [present, absent]
     default: present
 notes:
+  - While a step of a build is run, other tasks of the same host wait, for two minutes at most.
   - C(user.) extended attributes are kept, and C(security.capability) with O(allow_setuid). C(security.selinux) is left out, and all
     others are refused, as are access control lists and files stored with holes.
   - A directory that no entry of a layer's archive tells of is as in the layers below, else of root, with mode 0755.
@@ -333,7 +335,9 @@ image:
       returned: when present
       type: int
     source:
-      description: What it was imported from, with C(type), C(path), C(digest), C(reference) and C(platform).
+      description:
+        - What it was imported from, with C(type), C(path), C(digest), C(reference) and C(platform). Of an image that was built C(path) is the name of
+          its parent, and there is no digest.
       returned: when present
       type: dict
 actions:

@@ -90,7 +90,9 @@ images:
       returned: always
       type: int
     source:
-      description: What it was imported from, with C(type), C(path), C(digest), C(reference) and C(platform).
+      description:
+        - What it was imported from, with C(type), C(path), C(digest), C(reference) and C(platform). Of an image that was built C(path) is the name of
+          its parent, and there is no digest.
       returned: always
       type: dict
 layers:

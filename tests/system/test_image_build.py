@@ -131,32 +131,31 @@ def test_what_is_built_again(converge, full_cycle):
     archives.write(BASE + "/file", b"one")
     first, copy, last = run("echo 1 > /srv/1"), dict(copy=dict(src=BASE + "/file", dest="/srv/file")), run("cat /srv/file > /srv/2")
 
-    def built(check=True, **options):
-        return [action.split(" of image")[0] for action in converge("image", check, **options)["actions"]]
+    def built(*steps, **more):
+        return [action.split(" of image")[0] for action in converge("image", True, **build(*steps, **more))["actions"]]
 
     converge("image", **build(first, copy, last))
     below = [layer["digest"] for layer in image()["layers"]]
-    assert built(**build(first, copy, last)) == [] and built(**build(first, copy, last, config={"user": "web"})) == ["set config"]
-    assert built(**build(first, dict(copy=dict(src=BASE + "/file", dest="/srv/other")), last))[:-1] == ["build step 2", "build step 3"]
-    assert built(**build(first, copy, run("cat /srv/file > /srv/2", env={"A": "x"})))[:-1] == ["build step 3"]
-    assert built(**build(first, copy, dict(last, timeout=60))) == []
+    assert built(first, copy, last) == [] and built(first, copy, last, config={"user": "web"}) == ["set config"]
+    assert built(first, dict(copy=dict(src=BASE + "/file", dest="/srv/other")), last)[:-1] == ["build step 2", "build step 3"]
+    assert built(first, copy, run("cat /srv/file > /srv/2", env={"A": "x"}))[:-1] == ["build step 3"]
+    assert built(first, copy, dict(last, timeout=60)) == []
     # Times and the place of a source do not matter, its content and mode do.
     os.utime(BASE + "/file", ns=(0, 0))
     shutil.copy(BASE + "/file", BASE + "/same")
-    assert built(**build(first, dict(copy=dict(src=BASE + "/same", dest="/srv/file")), last)) == []
+    assert built(first, dict(copy=dict(src=BASE + "/same", dest="/srv/file")), last) == []
     os.chmod(BASE + "/file", 0o600)
-    assert built(**build(first, copy, last))[:-1] == ["build step 2", "build step 3"]
+    assert built(first, copy, last)[:-1] == ["build step 2", "build step 3"]
     os.chmod(BASE + "/file", 0o644)
     # Another image that begins alike has the same layers, and what is shorter is only a name.
-    other = build(first, copy, name="other")
-    assert built(False, **other) == ["make image other from base"]
+    assert converge("image", **build(first, copy, name="other"))["actions"] == ["make image other from base"]
     assert [layer["digest"] for layer in image("other")["layers"]] == below[:3] and image()["layers"][2]["shared_by"] == ["other"]
     archives.write(BASE + "/file", b"two")
     full_cycle("image", build(first, copy, last), dict(name="other", state="absent"))
     assert [layer["digest"] for layer in image()["layers"]][:2] == below[:2] and read(image()["lower"][0] + "/srv/2") == "two"
     # Another parent of that name: all is built again; its config alone: what is run is, as it sees it.
     converge("image", name="base", config={"user": "web", "labels": {"a": "b"}})
-    assert built(**build(first, copy, last)) == ["set config"]
+    assert built(first, copy, last) == ["set config"]
     converge("image", **build(first, copy, last))
     assert image()["config"] == {"user": "web", "labels": {"a": "b"}}
     parent(converge, entry(b"srv/more", b"x"))

@@ -68,8 +68,9 @@ def test_what_the_outcome_depends_on():
     others = dict(run="b", env={"A": "2"}, user="web2", workdir="/srv2", network="host", bind=[{"src": "/a", "dest": "/c"}])
     told = [json.dumps(parse(dict(full, **{key: value}))[0][0].canonical()) for key, value in others.items()]
     told += [json.dumps(parse(step)[0][0].canonical()) for step in (
-        full, {"run": ["a"]}, {"copy": {"src": "/a", "dest": "/b"}}, {"copy": {"src": "/a", "dest": "/c"}}, {"copy": {"src": "/a", "dest": "/b", "mode": "644"}},
-        {"copy": {"src": "/a", "dest": "/b", "owner": "a"}}, {"write": {"dest": "/b", "content": ""}}, {"write": {"dest": "/b", "content": "x"}})]
+        full, {"run": ["a"]}, {"copy": {"src": "/a", "dest": "/b"}}, {"copy": {"src": "/a", "dest": "/c"}},
+        {"copy": {"src": "/a", "dest": "/b", "mode": "644"}}, {"copy": {"src": "/a", "dest": "/b", "owner": "a"}},
+        {"write": {"dest": "/b", "content": ""}}, {"write": {"dest": "/b", "content": "x"}})]
     assert len(set(told)) == len(told)
     for step, same in ((full, dict(full, timeout=5)), (full, dict(full, bind=[{"src": "/z", "dest": "/b"}])),
                        ({"copy": {"src": "/a", "dest": "/b"}}, {"copy": {"src": "/z", "dest": "/b"}})):
