@@ -105,15 +105,15 @@ class Machine:
     def is_running(self):
         return self.process.pid() is not None
 
-    def create(self, suite, memory=qemu.MEMORY, cpus=qemu.CPUS, cold=False):
-        """Make its directory: of the state in the cache, or, with another size or cold, of the image, to be booted."""
-        if cold or (memory, cpus) != (qemu.MEMORY, qemu.CPUS):
+    def create(self, suite, memory=qemu.MEMORY, cpus=qemu.CPUS, cold=False, counted=False):
+        """Make its directory: of the state in the cache, or, with another size, counted or cold, of the image, to be booted."""
+        if cold or counted or (memory, cpus) != (qemu.MEMORY, qemu.CPUS):
             image, state = images.image(suite), None
         else:
             image, state = images.running(suite, first_boot)
         self.destroy()
         os.makedirs(self.directory)
-        found = {"suite": suite, "memory": memory, "cpus": cpus, "port": qemu.free_port(), "image": image, "state": state,
+        found = {"suite": suite, "memory": memory, "cpus": cpus, "counted": counted, "port": qemu.free_port(), "image": image, "state": state,
                  "accelerator": images.accelerator(image)}
         write_access(self.directory, self.name, found["port"], image)
         self.new_disk(found)
@@ -126,7 +126,7 @@ class Machine:
 
     def launch(self, state=None):
         settings = self.settings()
-        words = qemu.arguments(settings["image"], settings["accelerator"], settings["memory"], settings["cpus"])
+        words = qemu.arguments(settings["image"], settings["accelerator"], settings["memory"], settings["cpus"], settings.get("counted", False))
         self.process.start(words, settings["port"], state + "/memory" if state else None)
         await_login(self.process, self.name)
 

@@ -20,6 +20,8 @@ ACCELERATORS = {
     "tcg": ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"],
     "kvm": ["-accel", "kvm", "-cpu", "host"],
 }
+# Time that passes with the instructions that are carried out, whatever else this machine does: what costs as much takes as long.
+COUNTED = ["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=2,sleep=on", "-cpu", "max"]  # 4 ns each
 KERNEL = "root=/dev/vda rw console=ttyS0 loglevel=4 mitigations=off"
 MEMORY = 2048
 CPUS = 2
@@ -33,10 +35,10 @@ def version():
     return subprocess.run([PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[0]
 
 
-def arguments(image, accelerator, memory=MEMORY, cpus=CPUS):
+def arguments(image, accelerator, memory=MEMORY, cpus=CPUS, counted=False):
     """What makes the machine what it is: a running state fits only a machine with the same ones."""
     return [
-        "-M", "q35", *ACCELERATORS[accelerator], "-m", str(memory), "-smp", str(cpus), "-nodefaults", "-no-user-config",
+        "-M", "q35", *(COUNTED if counted else ACCELERATORS[accelerator]), "-m", str(memory), "-smp", str(cpus), "-nodefaults", "-no-user-config",
         "-display", "none", "-kernel", image + "/vmlinuz", "-initrd", image + "/initrd", "-append", KERNEL,
         "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-rtc", "base=utc,clock=host",
     ]

@@ -171,8 +171,7 @@ def test_a_start_asks_for_jobs_until_systemd_has_none_of_them(bus, host):
     assert [call[1] for call in bus.asked] == ["StartUnit", "StartUnit", "ListJobs", "ListJobs"]
 
 
-def test_what_the_kernel_does_not_show_is_looked_for_with_systemd(bus, host, monkeypatch):
-    monkeypatch.setattr(many, "_SELDOM", (0.0, 0.0))
+def test_what_the_kernel_does_not_show_is_looked_for_with_systemd(bus, host):
     bus.answer = lambda path, member, arguments: {
         "ListJobs": ("a(us)", [[]]), "ListUnitsByPatterns": ("a(ssss)", [[["a.service", "", "", "active"], ["c.service", "", "", "failed"]]])}.get(
             member, ("s", ["/job/1"]))

@@ -97,11 +97,11 @@ def _plan_bare(host, spec, plan, unit):
 
 def _kill(host, trees, name):
     """Stopping the units in it keeps systemd from starting them again; then nothing is waited for."""
-    unit = systemctl.slice_unit(name)
+    unit, path = systemctl.slice_unit(name), trees.slice_path(name)
     if trees.frozen(name):
         systemctl.thaw(host, unit)
     many.queue(host, "stop", [unit])
-    if trees.exists(name) and not trees.kill(name):
+    if os.path.isdir(path) and not trees.kill(name):
         raise BulkheadError("Cannot kill the processes of cgroup %s: %s did not die in time. Look for state D." % (
             name, ", ".join(str(pid) for pid in trees.processes(name)[:5])))
 

@@ -121,7 +121,8 @@ class _Plan:
         plan, now, name = self.plan, self.now, self.name
         if now.files is None:
             self._differ({})
-            plan.add("create service %s" % name, self._write, lambda: self.supervisor.remove(self.host, name, 1.0, keep_log=False))
+            plan.add("create service %s" % name, self._write, lambda: self.supervisor.remove(self.host, name, 1.0, keep_log=False),
+                     gather=after_all)
         elif now.files != self.files:
             self._differ(now.effective)
             plan.add("configure service %s" % name, self._write, self._write_back)
@@ -195,6 +196,10 @@ class _Plan:
         if (self.now.started or {}).get("log") != self.options["log"]["enabled"]:
             self.supervisor.forget(self.host, self.name)
         self._start()
+
+
+def after_all(host, entries):
+    """Nothing but to wait until all plans have come so far: each mount that shows while unit files are written has systemd list all again."""
 
 
 def start_together(host, entries):

@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Starting and stopping many units of systemd at little cost to it: nobody waits at its door, and what the kernel shows is not asked for.
+"""Starting and stopping many units of systemd at little cost to it: it is asked now and then what it has still to do.
 
-``there(unit)`` tells whether the kernel shows what is to come about. As long as it does not, systemd is asked now and then whether it
-has given up; docs/performance.md has what each way costs.
+docs/performance.md has what each way costs.
 """
 
 from __future__ import annotations
@@ -15,19 +14,16 @@ import time
 from .._model.errors import BulkheadError
 from . import manager, systemctl
 
-_SELDOM = 0.5, 4.0  # seconds between two questions, the first and the longest, while the kernel does not show it
-_OFTEN = 0.02, 1.0  # once it does: systemd is at the last of it
-
 
 def start(host, units, there):
-    """Start units, and wait until they are, or until systemd has given up."""
+    """Start units, and wait until they are, or until systemd has given up. ``there(unit)``: does the kernel show it? Then it is not asked for."""
     if len(units) < 2:
         systemctl.start(host, *units)
         return
     try:
         queue(host, "start", units)
     finally:
-        settle(host, units, there)  # also of those beside one that was refused
+        settle(host, units)  # also of those beside one that was refused
     left = [unit for unit in units if not there(unit)]
     found = (systemctl.states(host, left) or {}) if left else {}
     failed = [unit for unit in left if found.get(unit) not in ("active", "reloading")]
@@ -45,7 +41,7 @@ def stop(host, units):
         systemctl.stop(host, *units)
         return
     _refuse(host, "stop", units, refused)
-    settle(host, units, lambda unit: True)
+    settle(host, units)
     found = systemctl.states(host, units) or {}
     left = [unit for unit in units if found.get(unit) in ("active", "reloading", "activating")]
     if left:
@@ -67,27 +63,12 @@ def _refuse(host, verb, units, refused):
         raise BulkheadError("Cannot %s %s: %s. Look at systemctl status and journalctl -e." % (verb, unit, why.rstrip(".")))
 
 
-def settle(host, units, there):
+def settle(host, units):
     """Wait until systemd has nothing to do any more for these units."""
-    wanted, seldom, often = set(units), _SELDOM[0], _OFTEN[0]
-    while True:
-        if await_kernel(units, there, seldom):
-            pause, often = often, min(often * 2, _OFTEN[1])
-        else:
-            pause, seldom = 0.0, min(seldom * 2, _SELDOM[1])
-        if not wanted.intersection(_jobs(host)):
-            return
+    wanted, pause = set(units), 0.02
+    while wanted.intersection(_jobs(host)):
         time.sleep(pause)
-
-
-def await_kernel(units, there, patience):
-    """Does the kernel show all of them within some seconds?"""
-    end, left = time.monotonic() + patience, list(units)
-    while True:
-        left = [unit for unit in left if not there(unit)]
-        if not left or time.monotonic() > end:
-            return not left
-        time.sleep(0.01)
+        pause = min(pause * 2, 1.0)
 
 
 def _jobs(host):

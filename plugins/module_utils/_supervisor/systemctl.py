@@ -138,6 +138,12 @@ def states(host, units):
     return None if status else {line[0]: line[2] for line in lines if len(line) > 2}
 
 
+def loaded(host, unit):
+    """Does systemd have it in memory? To ask for its properties would have it read and list the files of all units, some of which are new."""
+    found = states(host, [unit])
+    return found is None or unit in found
+
+
 def words(text):
     """A property that is a list, such as DropInPaths, whose words are quoted where they have a backslash."""
     return shlex.split(text)

@@ -320,7 +320,7 @@ def stop(host, name, timeout=10.0):
     unit = systemctl.service_unit(name)
     if shown["ActiveState"] not in ("inactive", "failed"):
         many.stop(host, [unit])
-        shown = _shown(host, name, fresh=True)
+        shown = _shown(host, name, fresh=True) if systemctl.loaded(host, unit) else dict(shown, ActiveState="inactive", NRestarts="0")
     if shown["ActiveState"] == "failed" or _restarted(shown):  # how it ended is in the journal; to be stopped is what was wanted
         systemctl.reset_failed(host, unit)
     _unlink(directory(host, name) + "/started.json")
@@ -338,7 +338,7 @@ def remove(host, name, timeout=10.0, keep_log=True):
     """Stop it and take link, unit and directory away. What the journal has stays until it is rotated."""
     unit = systemctl.service_unit(name)
     stop(host, name, timeout)
-    loaded = _shown(host, name)["LoadState"] != "not-found"
+    loaded = systemctl.loaded(host, unit)
     _unlink(_wants(host, unit))
     systemctl.remove(host, unit)
     for path in common.halves(host, name) + (directory(host, name),):
