@@ -163,12 +163,12 @@ def test_a_host_that_cannot(refuse):
 def test_while_it_is_copied(refuse, monkeypatch):
     """A file that is written meanwhile is not taken."""
     path = made("squashfs")
-    mounted = drive.resource("_mounted")
-    copy = mounted._copy
+    way_in = drive.resource("_file_system")
+    copy = way_in._copy
 
     def change_first(layer, target):
         change(-1 % os.path.getsize(path), b"\xff")(path)
         copy(layer, target)
-    monkeypatch.setattr(mounted, "_copy", change_first)
+    monkeypatch.setattr(way_in, "_copy", change_first)
     refused(refuse, "it was changed while it was read", "squashfs")
     assert not os.path.exists(LIB + "/images/bad.json")

@@ -15,6 +15,7 @@ import struct
 
 from . import syscalls
 
+KINDS = ("squashfs", "erofs")  # file systems that are made to be read from a file
 CONTROL, MAJOR = "/dev/loop-control", 7
 _CONTROL_NUMBER = 10, 237
 _GET_FREE, _CONFIGURE, _GET_STATUS = 0x4C82, 0x4C0A, 0x4C05

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
+from .._kernel.loopdev import KINDS as MOUNTED
 from .._kernel.unpack import Rules
 from . import build, image_sources, oci, values
 
 STATES = ("present", "absent")
-MOUNTED = ("squashfs", "erofs")  # the layer is the file itself
 SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from") + MOUNTED
 KEYS = ("name",) + SOURCES + (
     "steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")

@@ -13,7 +13,7 @@ import os
 from .._kernel import manifest, streams, tarstream, unpack
 from .._kernel.tarstream import ArchiveError
 from .._model.image import MOUNTED
-from . import _mounted, _store
+from . import _file_system, _store
 from ._sources import Source
 
 
@@ -64,7 +64,7 @@ def _layer(host, spec, source, arrival, layer, below, damaged):
         allowed(spec, _store.layers(host)[there])
         return there
     if spec.source in MOUNTED:
-        return _mounted.bring(spec, arrival, layer)
+        return _file_system.bring(spec, arrival, layer)
     sources = []
 
     def fill(unpacker):

@@ -175,6 +175,14 @@ def ours(host, path):
     return path.startswith(host.lib + "/") or path.startswith(host.state + "/")
 
 
+def plan_mounts(host, lower, plan):
+    """Steps that mount those of these layers that are files in the store, and are not mounted."""
+    if any(path.startswith(host.lib + "/layers/") for path in lower):
+        from . import _mounted  # more code, for the one who has images
+
+        _mounted.plan_lower(host, lower, plan)
+
+
 def plan_directories(host, layers, plan):
     """Steps that make a missing upper and work."""
     for path in (layers.upper, layers.work) if layers.upper else ():

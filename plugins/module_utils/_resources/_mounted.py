@@ -12,31 +12,16 @@ The mount is the kernel's and goes with a reboot; whoever is about to use a laye
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 
-from .._kernel import fsimage, holders, loopdev, mountinfo, syscalls, unpack
-from .._kernel.tarstream import ArchiveError
+from .._kernel import holders, loopdev, mountinfo, syscalls
 from .._model.errors import BulkheadError, reason
 from . import _store
-from ._tree import Tree
 
-_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 _WORDS = ("ro", "nosuid", "nodev")
 _COVERED = "something else is mounted on it"
-
-
-def look(host, region, kind, limits):
-    """The digest of a file, when this host can mount it and its head is as it should be."""
-    why = lacks(host, kind)
-    if why:
-        raise ArchiveError(why[0], advice=why[1])
-    if region.size > limits["size"]:
-        raise ArchiveError("it has more than %d bytes" % limits["size"], advice="Raise limits.size if that is as it should be")
-    if fsimage.entries(region, kind) > limits["entries"]:
-        raise ArchiveError("it has more than %d entries" % limits["entries"], advice="Raise limits.entries if that is as it should be")
-    return region.digest()
 
 
 def lacks(host, kind):
@@ -54,47 +39,6 @@ def lacks(host, kind):
         except OSError:
             pass
     return "this kernel has no %s" % kind, "Make a layer of another kind"
-
-
-def bring(spec, arrival, layer):
-    """The digest of a layer on its way into the store: copied, mounted, looked through."""
-    path = arrival.room()
-    _copy(layer, path + "/file")
-    try:
-        loopdev.mount(path + "/file", path + "/tree", spec.source, _FLAGS)
-    except OSError as exc:
-        raise _not_mounted(exc, spec.source) from exc
-    gate = unpack.Unpacker(None, spec.rules)
-    root = os.open(path + "/tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for member in Tree(root):
-            gate.look(member)
-    except OSError as exc:
-        raise ArchiveError("cannot be read: %s" % exc.strerror, exc.filename if isinstance(exc.filename, bytes) else b".") from exc
-    finally:
-        os.close(root)
-    first = {word: None if name is None else os.fsdecode(name) for word, name in (("setuid", gate.setuid), ("devices", gate.devices))}
-    return arrival.mounted(path, layer.digest, dict(first, filesystem=spec.source, entries=gate.entries, size=layer.size))
-
-
-def _not_mounted(exc, kind):
-    if exc.errno == errno.ENODEV:
-        return ArchiveError("this kernel has no %s" % kind, advice="Make a layer of another kind")
-    return ArchiveError("it cannot be mounted: %s" % exc.strerror, advice="The log of the kernel says why; make it anew, for Linux as it is here")
-
-
-def _copy(layer, path):
-    found = hashlib.sha256()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
-    try:
-        for chunk in layer.region.chunks():
-            found.update(chunk)
-            while chunk:
-                chunk = chunk[os.write(fd, chunk):]
-    finally:
-        os.close(fd)
-    if "sha256:" + found.hexdigest() != layer.digest:
-        raise ArchiveError("it was changed while it was read")
 
 
 def wrong(host, digest, table=None):
@@ -143,13 +87,22 @@ def _mount(host, digest):
     path, now = _store.place(host, digest), wrong(host, digest, mountinfo.read(host.proc))
     try:
         if now == "not mounted":
-            loopdev.mount(path + "/file", path + "/tree", _store.layers(host)[digest]["filesystem"], _FLAGS)
+            loopdev.mount(path + "/file", path + "/tree", _store.layers(host)[digest]["filesystem"], FLAGS)
         elif now is not None:
-            syscalls.mount(None, path + "/tree", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | _FLAGS)
+            syscalls.mount(None, path + "/tree", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | FLAGS)
     except OSError as exc:
         raise BulkheadError("Cannot mount layer %s: %s. The log of the kernel may say more; import its image again where its file is damaged." % (
             _store.short(digest), reason(exc))) from exc
     host.drop("mounts")
+
+
+def damage(host, digest):
+    """None, or what is wrong with the file of a layer: (name, what is different)."""
+    found = hashlib.sha256()
+    with open(_store.place(host, digest) + "/file", "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            found.update(chunk)
+    return None if "sha256:" + found.hexdigest() == digest else ("its file", "differs in content")
 
 
 def images(host):
@@ -172,7 +125,6 @@ def refuse_busy(host, digests):
 
 def clear(host):
     """Unmount all layers; they stay in the store."""
-    for digest, known in _store.layers(host).items():
-        if known.get("filesystem"):
-            _store.unmount(host, _store.place(host, digest))
+    for name in os.listdir(_store.layers_of(host)):
+        _store.unmount(host, "%s/%s" % (_store.layers_of(host), name))
     host.drop("mounts")

@@ -16,7 +16,7 @@ from .._kernel.tarstream import ArchiveError
 from .._model import oci
 from .._model.errors import BulkheadError
 from .._model.image import MOUNTED
-from . import _bootstrap, _host_root, _mounted, _sandbox_image, _store
+from . import _bootstrap, _file_system, _host_root, _sandbox_image, _store
 from ._tree import Tree
 
 _LINKS = 8  # of a docker-archive, from one layer to the same one under another name
@@ -105,7 +105,7 @@ class Source:
             return self._commit()
         region = self.file()
         if self.spec.source in MOUNTED:
-            digest = _mounted.look(self.host, region, self.spec.source, self.spec.limits)
+            digest = _file_system.look(self.host, region, self.spec.source, self.spec.limits)
             return Content(digest, [Layer(region, digest=digest, size=region.size)])
         if self.spec.source == "tar":
             digest = region.digest()

@@ -21,8 +21,7 @@ import json
 import os
 import re
 
-from .._kernel import holders, manifest, mountinfo, streams, syscalls, trees
-from .._model.image import MOUNTED
+from .._kernel import holders, loopdev, manifest, mountinfo, syscalls, trees
 from . import _layers
 
 _HEX = re.compile(r"layers/([0-9a-f]{64})(?![0-9a-f])")
@@ -150,9 +149,6 @@ def _in_use(host):
 def damage(host, digest):
     """None, or what is wrong with a layer: (name, what is different). Every byte of it is read."""
     path = place(host, digest)
-    if layers(host)[digest].get("filesystem"):
-        with open(path + "/file", "rb") as stream:
-            return None if streams.Region(stream.fileno()).digest() == digest else ("its file", "differs in content")
     try:
         fd = os.open(path + "/tree", _DIRECTORY)
     except OSError as exc:
@@ -225,7 +221,7 @@ def discard(host, name):
 def unmount(host, path):
     """Unmount the layer in a directory below layers/, if it is one that is mounted. Plans refuse what is in use; who comes later keeps what he has."""
     for mount in mountinfo.read(host.proc).at(os.path.realpath(path) + "/tree") if os.path.ismount(path + "/tree") else ():
-        if mount.fstype in MOUNTED:
+        if mount.fstype in loopdev.KINDS:
             syscalls.umount(path + "/tree", syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
 
 

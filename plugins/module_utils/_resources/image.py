@@ -78,7 +78,7 @@ def _damaged(host, spec, known):
         if digest not in _store.layers(host):
             found[digest] = "its layer %s is missing" % _store.short(digest)
         elif spec.verify:
-            wrong = _store.damage(host, digest)
+            wrong = (_mounted if _store.layers(host)[digest].get("filesystem") else _store).damage(host, digest)
             if wrong:
                 found[digest] = "its layer %s is damaged: %s %s" % (_store.short(digest), *wrong)
     return found

@@ -15,7 +15,7 @@ import os
 from .._kernel import holders, mountinfo, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError, reason
 from .._model.overlay import OverlaySpec, key_of
-from . import _layers, _mounted, _uses
+from . import _layers, _uses
 from ._mounting import NOUN, Build, Found, Undeclared, flags_of, look, owned, pin_of, place, visiting
 
 
@@ -35,7 +35,7 @@ def plan(host, spec, plan):
 
 def _plan_mounted(host, spec, plan, found, foreign):
     layers, differences = wanted(host, spec, found.layers if found.is_overlay else None)
-    _mounted.plan_lower(host, layers.lower, plan)
+    _layers.plan_mounts(host, layers.lower, plan)
     flags = flags_of(spec, found.mount if found.is_overlay else None)
     stacked = found.is_overlay and len(found.stack) > 1
     if found.is_overlay and not differences and not spec.reset and not stacked:

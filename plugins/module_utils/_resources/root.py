@@ -17,7 +17,7 @@ from .._kernel import inside, nsfs, overlayfs, syscalls, trees
 from .._model.errors import BulkheadError
 from .._model.root import MASKED, NODES, READ_ONLY, WORDS
 from .._model.sandbox import PREFIX
-from . import _furnish, _layers, _live, _mapped, _mounted, overlay
+from . import _furnish, _layers, _live, _mapped, overlay
 
 NOUN = "root"
 acting = _mapped.acting  # as the root inside, for who furnishes from the host's user namespace
@@ -275,7 +275,7 @@ def prepare(host, spec, plan):
     """Steps before the namespaces: the directories of the overlay. Refuses what cannot be made."""
     now = _now(host, spec)
     if not isinstance(spec.base, str):
-        _mounted.plan_lower(host, spec.base.lower or (), plan)
+        _layers.plan_mounts(host, spec.base.lower or (), plan)
     if not now.alive or now.stale:
         if not overlayfs.can_detach():
             raise BulkheadError("Cannot prepare the root of %s: this kernel has no detached mounts (open_tree, Linux 5.2). "
