@@ -25,7 +25,7 @@ def entries(region, kind):
 def _squashfs(region):
     head = region.read(0, 96)
     if len(head) < 96 or head[:4] != b"hsqs":
-        raise ArchiveError("it is no squashfs")
+        raise ArchiveError("it is no squashfs", advice="Name a file that is one")
     count, (major, minor), (size,) = struct.unpack_from("<I", head, 4)[0], struct.unpack_from("<HH", head, 28), struct.unpack_from("<Q", head, 40)
     if major != 4:
         raise ArchiveError("it is a squashfs of version %d.%d, and Linux reads 4.0" % (major, minor), advice=_AGAIN)
@@ -35,7 +35,7 @@ def _squashfs(region):
 def _erofs(region):
     head = region.read(1024, 128)
     if len(head) < 128 or head[:4] != b"\xe2\xe1\xf5\xe0":
-        raise ArchiveError("it is no erofs")
+        raise ArchiveError("it is no erofs", advice="Name a file that is one")
     (count,), (blocks,), (devices,) = struct.unpack_from("<Q", head, 16), struct.unpack_from("<I", head, 36), struct.unpack_from("<H", head, 86)
     if devices:
         raise ArchiveError("it is an erofs that keeps its data in %d other files" % devices, advice="Make one that is whole in itself")
