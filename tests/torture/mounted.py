@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import filesystems
-from images import BASE, LIB, OCI, Image, image
+from images import BASE, LIB, Image, image
 from operation import mounted, unmount
 
 
@@ -49,7 +49,6 @@ class Flipped(Mounted):
 SQUASHFS = image(squashfs=BASE + "/it.squashfs")
 Mounted("image-import-squashfs", SQUASHFS)
 Mounted("image-replace-squashfs", image(oci=BASE + "/layout", prune=True), before=[SQUASHFS], layers=Image.layers)
-Mounted("image-replace-by-squashfs", image(squashfs=BASE + "/it.squashfs", prune=True), before=[OCI])
 Unmounted("image-mount", image(), before=[SQUASHFS])
 Flipped("image-mend-squashfs", image(squashfs=BASE + "/it.squashfs", verify=True), before=[SQUASHFS])
 Mounted("image-absent-squashfs", image(state="absent"), before=[SQUASHFS], layers=None)
