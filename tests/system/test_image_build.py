@@ -110,15 +110,16 @@ def test_what_a_command_sees(converge, refuse):
     """Its own namespaces, the powers of a service, the environment of image and step, and nothing else of the host."""
     parent(converge, config=dict(env={"A": "image", "B": "image"}))
     archives.write(BASE + "/given/file", b"given")
-    look = ("{ hostname; echo $A $B $C; grep Cap /proc/self/status; ls /dev /sys/class/net; id -u; id -g; echo $PWD; cat /given/file; ps; }"
-            " >/srv/seen")
-    converge("image", **build(run("chmod 777 /srv; mkdir /srv/there"), run(look, env={"B": "step"}, user="web", workdir="/srv/there", network="none",
-                                                                           bind=[dict(src=BASE + "/given", dest="/given")])))
+    look = ("{ hostname; echo $A $B $C; grep Cap /proc/self/status; ls /dev /sys/class/net; id -u; id -g; echo $PWD; cat /given/file /etc/one; ps; }"
+            " >/srv/seen; if echo x >/etc/one; then exit 8; fi")
+    shown = [dict(src=BASE + "/given", dest="/given"), dict(src=BASE + "/given/file", dest="/etc/one")]
+    converge("image", **build(run("chmod 777 /srv; mkdir /srv/there"),
+                              run(look, env={"B": "step"}, user="web", workdir="/srv/there", network="none", bind=shown)))
     seen = read(image()["lower"][0] + "/srv/seen").split("\n")
-    assert seen[:2] == ["build", "image step"] and "/srv/there" in seen and "33" in seen and "34" in seen and "given" in " ".join(seen)
+    assert seen[:2] == ["build", "image step"] and "/srv/there" in seen and "33" in seen and "34" in seen and "givengiven" in " ".join(seen)
     assert "CapEff:\t0000000000000000" in seen and "lo" in seen and "null" in seen and not any("eth" in line for line in seen)
     assert sum("keeper" in line for line in seen) == 1 and not any("pytest" in line for line in seen)
-    assert not os.path.exists(image()["lower"][0] + "/given")
+    assert tree(image()["lower"][0]) == ["etc", "srv", "srv/seen"]
     resolv = build(run("cat /etc/resolv.conf > /srv/seen; ls /etc > /srv/etc"), run("if cat /etc/resolv.conf; then exit 9; fi", network="none"))
     converge("image", **resolv)
     assert read(image()["lower"][1] + "/srv/seen") == read("/etc/resolv.conf") and tree(image()["lower"][1]) == ["etc", "srv", "srv/etc", "srv/seen"]
@@ -280,13 +281,21 @@ def test_damaged_layers(converge, refuse):
     assert "image base cannot be used" in refuse("image", **build(*steps, verify=True))
 
 
+def sleeping():
+    """How many processes wait as long as the test below tells them to."""
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            count += read("/proc/%s/cmdline" % pid) in ("sleep\x001002\0", "sleep\x001003\0")
+        except OSError:  # it has ended meanwhile
+            pass
+    return count
+
+
 def test_killed(converge):
     """A build that is killed while a command runs: the command ends with it, and the next run begins with a clean store."""
     parent(converge)
     options = build(run("echo 1 > /srv/1"), run("echo 2 > /srv/2; sleep 1003 & sleep 1002"))
-
-    def sleeping():
-        return [pid for pid in filter(str.isdigit, os.listdir("/proc")) if jail.text("/proc/%s/cmdline" % pid) in ("sleep\x001002\0", "sleep\x001003\0")]
 
     pid = os.fork()
     if not pid:
@@ -294,7 +303,7 @@ def test_killed(converge):
             drive.converge("image", options)
         finally:
             os._exit(0)
-    jail.until(lambda: len(sleeping()) == 2)
+    jail.until(lambda: sleeping() == 2)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     jail.until(lambda: not sleeping())
