@@ -4,8 +4,9 @@
 
 """Talking to systemd: names of units, their files, and `systemctl`. It stands on nothing of ours but the host object.
 
-What is asked of units is asked in one call for all that are expected, and kept until it is dropped. Dear to systemd are each call of
-systemctl (as much as the start of a service: manager.py) and a `show` (half of that for each unit); docs/performance.md has the figures. Sources: systemd.unit(5), systemctl(1), the unit name rules in src/basic/unit-name.c.
+What is asked of units is asked at once for all that are expected, and kept until it is dropped; by the bus where there is one
+(manager.py): each call of systemctl takes as much of systemd as the start of a service. docs/performance.md has the figures.
+Sources: systemd.unit(5), systemctl(1), the unit name rules in src/basic/unit-name.c.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def states(host, units):
 
 
 def loaded(host, unit):
-    """Does systemd have it in memory? To ask for its properties would have it read and list the files of all units, some of which are new."""
+    """Does systemd have it in memory? To ask for properties of one that it has not would have it read that, and list all unit files again."""
     found = states(host, [unit])
     return found is None or unit in found
 
