@@ -205,7 +205,11 @@ def test_a_bus_that_ends_the_connection_is_none(tmp_path):
     with listener:
         listener.bind(path)
         listener.listen()
-        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+
+        def refuse():
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=refuse)
         thread.start()
         with pytest.raises(OSError):
             dbus.Bus(path)
