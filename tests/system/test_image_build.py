@@ -166,6 +166,14 @@ def test_what_is_built_again(converge, full_cycle):
     assert image("base") and converge("image", **build())["actions"] == ["make image web from base"] and image()["lower"] == image("base")["lower"]
 
 
+def test_prune_keeps_what_the_build_keeps(converge, full_cycle):
+    parent(converge)
+    converge("image", **build(run("echo 1 > /srv/1")))
+    answer = converge("image", **build(run("echo 1 > /srv/1"), run("echo 2 > /srv/2"), prune=True))
+    assert len(answer["actions"]) == 2 and len(stored()) == 3
+    full_cycle("image", build(run("echo 1 > /srv/1"), run("echo 3 > /srv/3"), prune=True), dict(name="web", state="absent", prune=True))
+
+
 def test_a_layer_that_comes_again(converge):
     """A step that gives the tree of an earlier one: the image has that layer once, above what was between."""
     parent(converge)
@@ -237,11 +245,17 @@ def test_files_and_links(converge, refuse):
     assert "no user evil" in refuse("image", **build(run("rm /etc/passwd; ln -s %s/outside/passwd /etc/passwd" % BASE), write("/srv/x", owner="evil")))
 
 
-def test_mount_points_do_not_stay(converge):
+def test_mount_points_do_not_stay(converge, refuse):
     """Also where a link of the image says that its resolv.conf is elsewhere, and where there is none."""
     parent(converge, symlink(b"etc/resolv.conf", b"../run/resolve/conf"))
     converge("image", **build(run("cat /etc/resolv.conf > /srv/seen")))
     assert read(image()["lower"][0] + "/srv/seen") == read("/etc/resolv.conf") and tree(image()["lower"][0]) == ["srv", "srv/seen"]
+    parent(converge, symlink(b"etc/resolv.conf", b"/../../run/builds/outside"), name="outside")
+    converge("image", **build(run("cat /etc/resolv.conf > /srv/seen"), **{"from": "outside"}))
+    assert tree(image()["lower"][0]) == ["srv", "srv/seen"] and not os.path.exists(BASE + "/outside")
+    parent(converge, symlink(b"etc/resolv.conf", b"resolv.conf"), name="circle")
+    assert "symbolic links (/etc/resolv.conf)" in refuse("image", **build(run("true"), **{"from": "circle"}))
+    converge("image", **build(run("rm /etc/resolv.conf", network="none"), run("cat /etc/resolv.conf"), **{"from": "circle"}))
     for lines in ("true", "rm -r /srv/old"):
         converge("image", **build(run("rm /etc/resolv.conf", network="none"), run(lines)))
         assert [tree(path) for path in image()["lower"][:2]] == [["etc"] + ["srv", "srv/old"] * (lines != "true"), ["etc", "etc/resolv.conf"]]

@@ -22,9 +22,10 @@ LIMITS = {"entries": 1000000, "size": 64 << 30, "file_size": 32 << 30, "ratio": 
 
 
 class ImageSpec:
-    """``source`` is one of SOURCES or None; ``path`` is where that is, of a sandbox its name until the host is looked at, of a parent its name."""
+    """``source`` is one of SOURCES or None; ``path`` is where that is, of a sandbox its name until the host is looked at, of a parent its name;
+    ``kept`` are layers that a build takes as they are, known when it is planned."""
 
-    __slots__ = KEYS + ("key", "source", "path", "rules")
+    __slots__ = KEYS + ("key", "source", "path", "rules", "kept")
 
     @classmethod
     def from_options(cls, options, path, problems):
@@ -51,7 +52,7 @@ class ImageSpec:
         spec._check(options, prefix, problems)
         if options.get("allow_setuid") is None:
             spec.allow_setuid = spec.source in OF_DISTRIBUTIONS
-        spec.key = spec.name or ""
+        spec.key, spec.kept = spec.name or "", ()
         spec.rules = Rules(spec.allow_setuid, spec.allow_devices, *(spec.limits[key] for key in ("entries", "size", "file_size")))
         return spec
 

@@ -47,6 +47,7 @@ def plan(host, spec, plan, known, damaged):
     config = spec.config if spec.config is not None else known["declared_config"] if known else {}
     plan.add("make image %s from %s" % (spec.name, spec.path), lambda: build.finish(config), lambda: _store.put_back(host, spec.name, known))
     host.promised.add((NOUN, spec.name))
+    spec.kept = tuple(build.digests)
     return None
 
 

@@ -164,6 +164,7 @@ def _plan_prune(host, spec, plan):
     if spec.state == "absent":
         known = _store.image(host, spec.name) or {"layers": []}
         going = [digest for digest in going if digest not in known["layers"]]
+    going = [digest for digest in going if digest not in spec.kept]
     if not going:
         return
     _mounted.refuse_busy(host, going)
