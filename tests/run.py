@@ -138,7 +138,7 @@ def fallbacks(runner):
     # What the kernel layer does where / is shared, and where a kernel has not the newer system calls.
     for options, names in (
         (["--root", "shared"], ["trees", "overlay", "root", "namespace"]),
-        (["--block", "openat2"], ["trees", "overlay", "root", "namespace", "image", "image_hostile"]),
+        (["--block", "openat2"], ["trees", "overlay", "root", "namespace", "image", "image_hostile", "image_build"]),
         (["--block", "fsopen,mount_setattr,statmount"], ["overlay", "root", "namespace"]),
         (["--cgroup", "v2"], ["overlay", "root", "namespace"]),
     ):

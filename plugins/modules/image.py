@@ -86,7 +86,7 @@ options:
         C(/etc/resolv.conf), which is the default, or V(none); C(timeout), as V(10m), by default none; and C(bind), a list of C(src) on the host and
         C(dest) inside, which the command sees read-only there, and whose content is a part of what the step depends on.
       - C(copy) is a dictionary with C(src), a file or directory on the host, and C(dest), the place of just that file, or of what is in that directory.
-        Sockets and extended attributes are left out.
+        It is read at each run, to see whether it has changed. Sockets and extended attributes are left out.
       - C(write) is a dictionary with C(dest) and C(content), the text of the file.
       - Both may have C(owner) and C(group), names of the image's own files or numbers, by default root, and C(mode) of the files, by default that of the
         source or V('0644'). Directories that are there stay as they are. No symbolic link of the image is followed. A C(dest) that leads
