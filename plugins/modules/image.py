@@ -183,6 +183,7 @@ options:
     choices: [present, absent]
     default: present
 notes:
+  - While an image is made, other runs of this collection on the same host wait, for two minutes at most. Then they fail, and name who they waited for.
   - While a step of a build is run, other tasks of the same host wait, for two minutes at most.
   - C(user.) extended attributes are kept, and C(security.capability) with O(allow_setuid). C(security.selinux) is left out, and all
     others are refused, as are access control lists and files stored with holes.

@@ -27,8 +27,9 @@ _EPOCH = "946684800"
 _ALONE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
           "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh"]
 _TOLD = 6  # lines of output in an error
-# Needed only while it is made, or not the same each time; a * is any characters.
-_LEFT = re.compile(b"(dev|proc|run|sys|tmp)/.*|var/lib/dpkg/(lock.*|.*-old)|var/cache/debconf/.*-old|var/cache/apt/archives/lock|var/lib/apt/lists/.*|var/log/.*\\.log")
+# Needed only while it is made, or not the same each time.
+_LEFT = re.compile(b"(dev|proc|run|sys|tmp)/.*|var/lib/dpkg/(lock.*|.*-old)|var/cache/debconf/.*-old|var/cache/apt/archives/lock|"
+                   b"var/lib/apt/lists/.*|var/log/.*\\.log")
 _OF_THE_HOST = {b"etc/resolv.conf": b"", b"etc/hostname": b"localhost\n"}
 
 
