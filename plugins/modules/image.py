@@ -99,7 +99,7 @@ options:
         of which the longest that fits decides.
       - It takes C(/usr), C(/etc), C(/opt), C(/bin), C(/sbin) and C(/lib*), of C(/var) the databases of package managers, so that they work over it, and
         of all else empty directories. Other file systems that are mounted below these are not followed, where C(include) does not name them.
-      - What is the host's own is left out. That is all in C(/etc), C(/opt), C(/usr/local) and C(/var) that not every user may read, keys,
+      - What is the host's own is left out. That is all that not every user may read, but programs of C(/usr), and keys,
         passwords, rules of C(sudo), and what is about the host's networks and disks. All passwords are locked. C(machine-id) and
         C(resolv.conf) are empty, C(hostname) and C(hosts) tell of localhost. The list is in the documentation of security. A secret that every
         user of the host may read in a place of which nobody knows is taken, as is what C(include) names.

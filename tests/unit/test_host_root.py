@@ -40,7 +40,7 @@ PRIVATE = (
     "var/lib/dpkg/status-old", "var/lib/apt/lists/auth", "var/lib/bulkhead/layers/a/x", "var/lib/dbus/machine-id", "var/www/site/config.php",
     "swapfile", "data/file", "usr/lost+found/file",
 )
-UNREADABLE = ("etc/redis/redis.conf", "etc/mysql/mine.cnf", "opt/app/key", "usr/local/etc/key", "var/lib/dpkg/odd")  # what is not for everyone
+UNREADABLE = ("etc/redis/redis.conf", "etc/mysql/mine.cnf", "opt/app/key", "usr/local/etc/key", "usr/share/app/key", "var/lib/dpkg/odd")  # what is not for everyone
 REPLACED = {
     "etc/passwd": ("root:x:0:0:root:/root:/bin/sh\nold:%s:5:5::/:/bin/sh\n" % HASH, b"root:x:0:0:root:/root:/bin/sh\nold:x:5:5::/:/bin/sh\n"),
     "etc/group": ("root:x:0:\nold:%s:5:me\n" % HASH, b"root:x:0:\nold:x:5:me\n"),
@@ -102,11 +102,14 @@ def test_what_is_taken(root):
 def test_the_skeleton(root):
     (root / "tmp").chmod(0o1777)
     (root / "root").chmod(0o700)
+    (root / "usr/bin/tool").chmod(0o4754)
+    (root / "usr/share/doc").chmod(0o700)
     found = taken(root)[0]
     empty = {name for name, (member, dummy) in found.items() if member.kind == tarstream.DIRECTORY and not any(other.startswith(name + "/") for other in found)}
     for path in ("boot", "dev", "home", "mnt", "root", "run", "srv", "tmp", "var/tmp", "var/mail", "var/lib/docker", "var/lib/tool/deep/er", "var/spool/cron",
                  "etc/closed", "etc/ssl/private", "etc/sudoers.d", "etc/redis"):
         assert path in empty, path
+    assert found["usr/bin/tool"][0].mode == 0o4754 and "usr/share/doc/tool/copyright" in found
     assert found["tmp"][0].mode == 0o1777 and found["root"][0].mode == 0o700
     assert {found[path][0].mtime for path in ("tmp", "etc", "var", "var/lib", "etc/ssh")} == {0} and found["usr/bin"][0].mtime
 

@@ -5,7 +5,7 @@
 """The running system as an image: what of its root is taken, and in which form.
 
 Taken is what makes a system run, and of the rest an empty skeleton. Left out is what is the host's own: what not everyone on it may
-read (but programs, below /usr), whatever its name, and what is listed in PRIVATE. Names here are relative to the root, in bytes.
+read (but programs, where a system has them), whatever its name, and what is listed in PRIVATE. Names here are relative to the root, in bytes.
 """
 
 from __future__ import annotations
@@ -112,9 +112,10 @@ class Choice:
             return False, False
         top, below, dummy = path.partition(b"/")
         if top in WHOLE or path.startswith(STATE) and self._of_state(path):
-            open_to_all = top not in (b"etc", b"opt", b"var") and not path.startswith(b"usr/local/") or stat.S_ISLNK(found.st_mode) or (
-                found.st_mode & 0o005 == 0o005 if directory else found.st_mode & 0o004)
-            return (True, bool(open_to_all)) if directory else (bool(open_to_all), False)
+            system = top not in (b"etc", b"opt", b"var") and not path.startswith(b"usr/local/")
+            if directory:
+                return True, system or found.st_mode & 0o005 == 0o005
+            return stat.S_ISLNK(found.st_mode) or bool(found.st_mode & (0o115 if system else 0o004)), False
         if top == b"var" and below:
             shallow = path.count(b"/") == 1 or path.rpartition(b"/")[0] in NESTS
             return shallow and (directory or stat.S_ISLNK(found.st_mode)) or directory and path in self._packaged, path in NESTS or path in self._var
