@@ -40,7 +40,8 @@ PRIVATE = (
     "var/lib/dpkg/status-old", "var/lib/apt/lists/auth", "var/lib/bulkhead/layers/a/x", "var/lib/dbus/machine-id", "var/www/site/config.php",
     "swapfile", "data/file", "usr/lost+found/file",
 )
-UNREADABLE = ("etc/redis/redis.conf", "etc/mysql/mine.cnf", "opt/app/key", "usr/local/etc/key", "usr/share/app/key", "var/lib/dpkg/odd")  # what is not for everyone
+# What is not for everyone.
+UNREADABLE = ("etc/redis/redis.conf", "etc/mysql/mine.cnf", "opt/app/key", "usr/local/etc/key", "usr/share/app/key", "var/lib/dpkg/odd")
 REPLACED = {
     "etc/passwd": ("root:x:0:0:root:/root:/bin/sh\nold:%s:5:5::/:/bin/sh\n" % HASH, b"root:x:0:0:root:/root:/bin/sh\nold:x:5:5::/:/bin/sh\n"),
     "etc/group": ("root:x:0:\nold:%s:5:me\n" % HASH, b"root:x:0:\nold:x:5:me\n"),
