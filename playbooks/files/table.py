@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Show what the kernel says of sandboxes, beside the host: table.py NAME...
 
-Nothing here is asked of the collection. Namespaces are read from /proc/PID/ns and the pins, limits and usage from the cgroup
-tree, layers from the mount table of a process inside and their sizes from what is in them, and `ls /` and `ps` are run inside by nsenter(1). Networks are what ip(8)
-and nft(8) say: bridges, what is on them, and which ports of the host lead there. Where systemd is init,
+Nothing here is asked of the collection. Namespaces are read from /proc/PID/ns and the pins, limits and usage from the cgroup tree,
+layers from the mount table of a process inside and their sizes from what is in them, and `ls /` and `ps` are run inside by
+nsenter(1). Networks are what ip(8) and nft(8) say: bridges, what is on them, and which ports of the host lead there. Where systemd is init,
 the pins are mounted in a mount namespace that no unit sees, so this looks from there.
 """
 
