@@ -43,7 +43,8 @@ def test_hosts_and_bootstraps():
 
 
 @pytest.mark.parametrize("options, where", [
-    ({"host": False}, "host"), ({"host": ["/a"]}, "host"), ({"host": {"exclude": ["opt"]}}, "host.exclude[0]"), ({"host": {"include": ["/"]}}, "host.include[0]"),
+    ({"host": False}, "host"), ({"host": ["/a"]}, "host"), ({"host": {"exclude": ["opt"]}}, "host.exclude[0]"),
+    ({"host": {"include": ["/"]}}, "host.include[0]"),
     ({"host": {"include": ["/proc/1"]}}, "host.include[0]"), ({"host": {"include": "/a"}}, "host.include"), ({"host": {"includes": []}}, "host.includes"),
     ({"host": {"include": ["/a"], "exclude": ["/a"]}}, "host.include"), ({"host": True, "digest": DIGEST}, "digest"), ({"bootstrap": {}}, "bootstrap.suite"),
     ({"bootstrap": {"suite": "--help"}}, "bootstrap.suite"), ({"bootstrap": {"suite": "a", "include": ["-x"]}}, "bootstrap.include[0]"),
@@ -61,8 +62,10 @@ def test_bad_hosts_and_bootstraps(options, where):
 
 @pytest.mark.parametrize("options, where", [
     ({}, "name"), ({"name": "a/b"}, "name"), ({"prune": True, "state": "absent"}, "name"), ({"oci": "/a", "prune": True}, "name"),
-    ({"name": "a", "oci": "a"}, "oci"), ({"name": "a", "oci": "/a", "tar": "/b"}, "tar"), ({"name": "a", "squashfs": "a"}, "squashfs"), ({"name": "a", "squashfs": "/a", "erofs": "/b"}, "erofs"),
-    ({"name": "a", "erofs": "/a", "platform": "linux/arm"}, "platform"), ({"name": "a", "squashfs": "/a", "steps": []}, "steps"), ({"name": "a", "oci": "/a", "state": "absent"}, "oci"),
+    ({"name": "a", "oci": "a"}, "oci"), ({"name": "a", "oci": "/a", "tar": "/b"}, "tar"), ({"name": "a", "squashfs": "a"}, "squashfs"),
+    ({"name": "a", "squashfs": "/a", "erofs": "/b"}, "erofs"),
+    ({"name": "a", "erofs": "/a", "platform": "linux/arm"}, "platform"), ({"name": "a", "squashfs": "/a", "steps": []}, "steps"),
+    ({"name": "a", "oci": "/a", "state": "absent"}, "oci"),
     ({"name": "a", "tar": "/a", "reference": "x"}, "reference"), ({"name": "a", "directory": "/a", "platform": "linux/arm"}, "platform"),
     ({"name": "a", "oci": "/a", "platform": "linux"}, "platform"), ({"name": "a", "digest": DIGEST}, "digest"),
     ({"name": "a", "oci": "/a", "digest": "sha256:A"}, "digest"), ({"name": "a", "oci": "/a", "digest": 5}, "digest"),
