@@ -11,6 +11,7 @@ build/log/STAGE.txt, which is shown when it failed. The Makefile sets what Ansib
 
 from __future__ import annotations
 
+import concurrent.futures
 import glob
 import os
 import re
@@ -30,6 +31,7 @@ BIN = os.path.join(ROOT, ".venv", "bin")
 ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
 # The oldest pyroute2 that is promised (it needs a Python before 3.12), Debian 12's, Debian 13's and the newest.
 PYROUTE2 = {"0.5.14": ("python3.9", "python3.10", "python3.11"), "0.7.2": ("python3.11", "python"), "0.7.7": ("python3.13", "python"), "0.9.7": ("python",)}
+PYTEST = ["-q", "-p", "no:cacheprovider", "--junitxml"]
 LIMIT = 1800  # seconds for one command
 HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
@@ -69,6 +71,23 @@ class Runner:
         self.say("exit status %d" % status)
         return status, "".join(lines)
 
+    def run_at_once(self, commands, cwd=tree.COPY):
+        """The exit status of each, in order; what one of them printed comes in one piece when it has ended."""
+        def run(argv):
+            child = subprocess.Popen(
+                argv, cwd=cwd, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                errors="replace", start_new_session=True)
+            try:
+                text = child.communicate(timeout=LIMIT)[0]
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                text = child.communicate()[0]
+            self.say("$ %s\n%s\nexit status %d" % (" ".join(argv), text, child.returncode))
+            return child.returncode
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(run, commands)
+
     def say(self, line):
         print(line, file=self.out, flush=True)
 
@@ -93,19 +112,27 @@ def lint(runner):
         yield " ".join(argv[:2]), int(status == 0), int(status != 0)
 
 
-def pytest(runner, folder, before=(), more=(), what="", **env):
-    report = os.path.join(ROOT, "build", "log", folder + ".xml")
-    if os.path.exists(report):
-        os.unlink(report)
-    argv = ["pytest", "-q", "-p", "no:cacheprovider", "--junitxml", report, *more, "tests/" + folder]
-    status = runner.run([*before, *argv], **env)[0]
+def pytest(runner, folder, more=(), what="", **env):
+    report = _report(folder)
+    status = runner.run(["pytest", *PYTEST, report, *more, "tests/" + folder], **env)[0]
+    yield ("pytest tests/" + folder + what, *_counts(report, status))
+
+
+def _report(name):
+    path = os.path.join(ROOT, "build", "log", name + ".xml")
+    if os.path.exists(path):
+        os.unlink(path)
+    return path
+
+
+def _counts(report, status):
     passed = failed = 0
     if os.path.exists(report):
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):
             failed += int(suite.get("failures")) + int(suite.get("errors"))
             passed += int(suite.get("tests")) - int(suite.get("skipped"))
-        passed = max(passed - failed, 0)
-    yield "pytest tests/" + folder + what, passed, failed or int(status != 0)
+    passed = max(passed - failed, 0)
+    return passed, failed or int(status != 0)
 
 
 def unit(runner):
@@ -119,7 +146,12 @@ def layers(runner):
 
 
 def system(runner):
-    yield from pytest(runner, "system", ALONE)
+    # Each file in a private host of its own, as many at once as there are processors.
+    names = sorted(os.path.basename(path)[:-len(".py")] for path in glob.glob(os.path.join(tree.COPY, "tests", "system", "test_*.py")))
+    reports = {name: _report(name) for name in names}
+    commands = [[*ALONE, "pytest", *PYTEST, reports[name], "tests/system/%s.py" % name] for name in names]
+    for name, status in zip(names, runner.run_at_once(commands)):
+        yield ("pytest tests/system/%s.py" % name, *_counts(reports[name], status))
 
 
 def pyroute2(runner):
