@@ -6,9 +6,8 @@
 
 side.py is one side, run on a Debian 13 that was brought back to its clean state before. Plain services are one unit file each
 with ExecStart= alone, read by one daemon-reload and started by one `systemctl start` of all of them, the cheapest way there is;
-before, `ip netns add` for each. The services "alike" have what a sandbox gives: Type=exec, three limits, namespaces. The sandboxes
-are one run of the engine over a list: net, uts, ipc, mnt, pid and cgroup namespaces, overlay, three limits, and one service with the
-same command. Each side is measured until pid 1 and journald are idle: the processor time of both by the scheduler's clock, and what
+before, `ip netns add` for each. The sandboxes are one run of the engine over a list: net, uts, ipc, mnt, pid and cgroup namespaces,
+overlay, three limits, and one service with the same command. Each side is measured until pid 1 and journald are idle: the processor time of both by the scheduler's clock, and what
 their memory (PSS) has grown by. The host's time is its processor's instructions, 4 ns each, so that a busy machine makes no
 difference and one run is enough. It has one processor, as counting takes.
 """
@@ -45,13 +44,12 @@ def rows():
         return json.loads(host.run(["python3", remote.TREE + "/tests/bench/side.py", name, str(COUNT)], patience=PATIENCE))
 
     try:
-        ours, plain, alike = measure.rounds(PAIRS, lambda: side("sandboxes"), lambda: side("plain"), lambda: side("alike"))
+        ours, plain = measure.rounds(PAIRS, lambda: side("sandboxes"), lambda: side("plain"))
     finally:
         host.destroy()
     for phase, what, unit in FIGURES:
-        for others, words, limit in ((plain, "plain services", LIMIT if phase == "make" else None), (alike, "services with the same limits", None)):
-            yield measure.row("%s %d sandboxes: %s, of as many %s" % (phase, COUNT, what, words), limit,
-                              *[[each[phase][what] for each in found] for found in (ours, others)], unit=unit)
+        yield measure.row("%s %d sandboxes: %s, of as many plain services" % (phase, COUNT, what), LIMIT if phase == "make" else None,
+                          *[[each[phase][what] for each in found] for found in (ours, plain)], unit=unit)
     yield measure.row("a run over %d that changes nothing: systemd cpu, of making plain services" % COUNT, None,
                       [each["again"]["systemd cpu"] for each in ours], [each["make"]["systemd cpu"] for each in plain], unit="s")
 

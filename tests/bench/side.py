@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One side of scale.py, on a test host that is clean: `side.py sandboxes|alike|plain COUNT`. Prints JSON: {phase: {what: cost}}."""
+"""One side of scale.py, on a test host that is clean: `side.py sandboxes|plain COUNT`. Prints JSON: {phase: {what: cost}}."""
 
 from __future__ import annotations
 
@@ -18,25 +18,13 @@ ROOT = "/srv/lower"
 IDLE = 3.0  # seconds without work, which is the end of a phase
 COMMAND = ["/bin/sleep", "infinity"]
 PLAIN = """[Unit]
-Description=Plain service %(index)d
+Description=Plain service %d
 
 [Service]
 ExecStart=/bin/sleep infinity
-%(more)s
+
 [Install]
 WantedBy=multi-user.target
-"""
-# What a sandbox of this bench gives its service: a start that is known to have come about, the same limits and namespaces, an init.
-ALIKE = """Type=exec
-MemoryMax=256M
-TasksMax=128
-CPUQuota=50%%
-NetworkNamespacePath=/run/netns/plain%(index)d
-PrivateMounts=yes
-PrivateIPC=yes
-PrivatePIDs=yes
-ProtectHostname=yes
-ProtectControlGroups=yes
 """
 
 
@@ -93,17 +81,13 @@ def costs(act):
 
 # -- the sides: what is to be measured, by phase
 
-def alike(count):
-    return plain(count, ALIKE)
-
-
-def plain(count, more=""):
+def plain(count):
     names = ["plain%d" % index for index in range(count)]
 
     def make():
         for index, name in enumerate(names):
             with open("/etc/systemd/system/%s.service" % name, "w", encoding="ascii") as stream:
-                stream.write(PLAIN % {"index": index, "more": more % {"index": index} if more else ""})
+                stream.write(PLAIN % index)
         run("systemctl", "daemon-reload")
         for name in names:
             run("ip", "netns", "add", name)
@@ -141,7 +125,7 @@ def sandboxes(count):
 
 
 def main(side, count):
-    phases = {"plain": plain, "alike": alike, "sandboxes": sandboxes}[side](int(count))
+    phases = {"plain": plain, "sandboxes": sandboxes}[side](int(count))
     print(json.dumps({phase: costs(act) for phase, act in phases.items()}))
 
 
