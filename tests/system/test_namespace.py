@@ -289,7 +289,10 @@ def test_who_lives_inside_is_named_or_killed(converge, refuse):
     outside = subprocess.Popen(["ip", "netns", "exec", "web", "sleep", "1000"])
     within = subprocess.Popen(["nsenter", "--pid=" + pins()["pid"].path, "sleep", "1000"])
     try:
-        until(lambda: len(namespace.members(drive.new_host(), namespace.Found(drive.new_host(), "web"), ["net", "pid"])) == 2)
+        def living():
+            return sorted(namespace.members(drive.new_host(), namespace.Found(drive.new_host(), "web"), ["net", "pid"]).values())
+
+        until(lambda: living() == ["sleep", "sleep"])
         message = refuse("namespace", check=True, name="web", state="absent")
         assert message == refuse("namespace", name="web", state="absent")
         assert "%d (" % outside.pid in message and "2 processes live" in message and "kill: true" in message
