@@ -153,11 +153,12 @@ def test_the_power_is_cut(fresh_host, jail):
     units = "/etc/systemd/system/bulkhead-cut*"
     cut(fresh_host, site.present(), "[ $(ls %s.slice | wc -l) = 6 ]" % units)
     assert fresh_host.run("find %s -empty" % units) != ""
-    cut(fresh_host, site.present(), "[ $(ls %s.service | wc -l) = 3 ]" % units)
+    cut(fresh_host, site.present(), "[ $(ls %s.service | wc -l) -ge 3 ]" % units)
     assert fresh_host.run("find %s -empty" % units) != ""
     site.mend()
-    cut(fresh_host, site.absent(), "[ $(ls %s.service | wc -l) = 3 ]" % units)
-    assert site.mend()
+    cut(fresh_host, site.absent(), "[ $(ls %s.service | wc -l) -le 3 ]" % units)
+    recorded = fresh_host.run("ls /etc/bulkhead/sandboxes.d").split()  # until a removal has ended; the boot makes what is recorded
+    assert (site.mend() == []) == all(name + ".json" in recorded for name in site.names), recorded
     assert old.mend() == []
     site.remove()
     old.remove()
@@ -167,7 +168,9 @@ def cut(host, sandboxes, condition):
     """Cut the power in the middle of a run, and boot: what was there before is made again, and nothing has failed."""
     words = ["python3", remote.TREE + "/tests/system/drive.py", "sandbox", json.dumps({"sandboxes": sandboxes, "remove_data": True})]
     with subprocess.Popen(host.shell(shlex.join(words)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
-        host.run("for each in $(seq 3000); do if %s; then : >/root/cut; sync /root/cut; exit 0; fi; sleep 0.02; done 2>/dev/null; exit 1" % condition)
+        # It is held where it is, as what is left of it may take less time than the cut.
+        host.run("for each in $(seq 3000); do if %s; then pkill -STOP -f '[d]rive.py'; : >/root/cut; sync /root/cut; exit 0; fi; "
+                 "sleep 0.02; done 2>/dev/null; exit 1" % condition)
         host.poweroff()
         assert run.communicate()[0] == "", "the run had come to its end"
     host.start(settled=False)
