@@ -135,7 +135,7 @@ _INFO = Format(  # IFLA_LINKINFO; a port's attributes are those of a bridge wher
     veth=Format((), ((1, "peer", Format(_LINK, _LINK_ATTRIBUTES)),)))
 
 # IFLA_AF_SPEC: of IPv6 the values of net/ipv6/conf/NAME, one s32 for each DEVCONF_ of linux/ipv6.h
-_FAMILIES = Format((), ((10, "ipv6", Format((), ((2, "conf", "cdata"),))),))
+FAMILIES = Format((), ((10, "ipv6", Format((), ((2, "conf", "cdata"),))),))
 
 _QDISC = Format(  # struct tcmsg; of the options those that this collection sets
     (("family", "B"), ("pad1", "B"), ("pad2", "H"), ("index", "i"), ("handle", "I"), ("parent", "I"), ("info", "I")),
@@ -145,7 +145,7 @@ _QDISC = Format(  # struct tcmsg; of the options those that this collection sets
                  ((10, "latency64", "int64"), (11, "jitter64", "int64"))))
 
 FORMATS = {
-    "link": Format(_LINK, _LINK_ATTRIBUTES + ((18, "info", _INFO), (26, "families", _FAMILIES))),
+    "link": Format(_LINK, _LINK_ATTRIBUTES + ((18, "info", _INFO), (26, "families", "cdata"))),
     "address": Format(  # struct ifaddrmsg
         (("family", "B"), ("length", "B"), ("flags", "B"), ("scope", "B"), ("index", "I")),
         ((1, "address", "ipaddr"), (2, "local", "ipaddr"), (8, "flags", "uint32"))),

@@ -180,11 +180,11 @@ class Net:
                 return found, False
 
     def links(self):
-        """[{index, name, kind, mac, mtu, up, carrier, master, parent, parent_netnsid, group, alias, port, data, accept_ra}]
+        """[{index, name, kind, mac, mtu, up, carrier, master, parent, parent_netnsid, group, alias, port, data, families}]
 
         ``kind`` is None for a physical device and `loopback` for lo; ``parent`` the index of the link below or of the veth's peer, in
         the namespace ``parent_netnsid`` where that is not None; ``port`` {isolated, locked, learning, hairpin, …} of a bridge's
-        port, else None; ``data`` what is of its kind (`netmessages.new_link`); ``accept_ra`` of IPv6, a number. What is not there is None.
+        port, else None; ``data`` what is of its kind (`netmessages.new_link`); ``families`` is for accept_ra(). What is not there is None.
         """
         return [_link(*each) for each in self._ask(_GETLINK, "link", bytes(16) + _MASK, _NLM_F_DUMP)]
 
@@ -262,7 +262,6 @@ def _words(data, offset, length, flags):
 def _link(head, read):
     dummy, dummy, device, index, flags, dummy = head
     info = read.get("info") or {}
-    conf = read.get("families", {}).get("ipv6", {}).get("conf", b"")
     kind = "loopback" if device == _LOOPBACK else info.get("kind")
     data = info.get("data") or {}
     if "mode" in data:
@@ -275,8 +274,15 @@ def _link(head, read):
         "index": index, "name": read["name"], "kind": kind, "mac": read.get("mac"), "mtu": read.get("mtu"), "up": bool(flags & UP),
         "carrier": bool(flags & _LOWER_UP), "master": read.get("master"), "parent": read.get("parent"), "data": data, "port": port,
         "parent_netnsid": read.get("parent_netnsid"), "group": read.get("group"), "alias": read.get("alias"),
-        "accept_ra": struct.unpack_from("=i", conf, 4 * _ACCEPT_RA)[0] if len(conf) > 4 * _ACCEPT_RA else None,
+        "families": read.get("families", b""),
     }
+
+
+def accept_ra(link):
+    """net/ipv6/conf/NAME/accept_ra of a link, None without IPv6."""
+    families = _netformat.FAMILIES.read(link["families"], 0, len(link["families"]))[1]
+    conf = families.get("ipv6", {}).get("conf", b"")
+    return struct.unpack_from("=i", conf, 4 * _ACCEPT_RA)[0] if len(conf) > 4 * _ACCEPT_RA else None
 
 
 def _address(head, read):

@@ -35,6 +35,7 @@ COMMON = ("type", "mac", "mtu", "up", "addresses", "routes", "rules", "neighbour
 RULES = ("state", "on_mismatch", "force")  # how to go about it, not what is to be
 KEYS = COMMON + tuple(dict.fromkeys(key for own in OWN.values() for key in own))
 OPTIONS = ("namespace", "name") + RULES + KEYS
+_KEYS = frozenset(KEYS)
 _VNI, _VLAN = (1 << 24) - 1, 4094
 # How what was given is parsed; the modes are those of the type.
 _PARSED = {
@@ -93,7 +94,7 @@ class InterfaceSpec:
                 setattr(spec, key, parse(value, at(key), problems, *more))
         if options.get("mode") is not None:
             spec.mode = values.choice(options["mode"], at("mode"), problems, MODES.get(spec.type, ()))
-        spec.options = {key: options[key] for key in KEYS if options.get(key) is not None}
+        spec.options = {key: value for key, value in options.items() if value is not None and key in _KEYS}
         if spec.state == "present" and spec.type is not None:
             spec._contradictions(options, at, problems)
         return spec

@@ -11,7 +11,7 @@ there, so the same Changes make all of it.
 from __future__ import annotations
 
 from .._kernel import netmessages as nm
-from .._kernel import nsfs
+from .._kernel import netlink, nsfs
 from .._model import addresses
 from .._model import interface_parts as parts
 
@@ -235,8 +235,8 @@ def _sysctls(host, spec, now, wanted):
     if not wanted.sysctls:
         return []
     current = {}
-    if now.link is not None and now.link["accept_ra"] is not None:
-        current[ACCEPT_RA] = str(now.link["accept_ra"])
+    if now.link is not None and ACCEPT_RA in wanted.sysctls and netlink.accept_ra(now.link) is not None:
+        current[ACCEPT_RA] = str(netlink.accept_ra(now.link))
     if now.link is not None and set(wanted.sysctls).difference(current):
         with nsfs.visit({"net": now.space.path}, host.proc):
             for key in wanted.sysctls:
