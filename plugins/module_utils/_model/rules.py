@@ -101,6 +101,8 @@ class Member:
 def published(elements):
     """{(family, host address or "" for all, protocol's number, port): (address, port)} of what is published by these elements."""
     found = {}
+    if not any(name.startswith("publish") for name in elements):  # as most have it
+        return found
     for family in (4, 6):
         for name in ("publish", "publish_any"):
             ports = elements.get("%s_port%d" % (name, family), {})

@@ -25,6 +25,8 @@ def allocate(host, specs, found, others):
 
     ``found(spec)`` is what there is of it (`_links.py: Found`); ``others()`` are the Specs of the records, for who is not there now.
     """
+    if not specs:
+        return
     mine = {spec.key for spec in specs}
     taken = {address: owner for address, owner in _rules.used(host).addresses.items() if owner not in mine}
     waiting = []
