@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Import of an image of 5 layers and 300 MB of this host's files into the store, against umoci's unpacking of the same.
+"""Import of an image of 5 layers and 300 MB of this host's files into the store, against umoci's unpacking of the same; and a sandbox
+over an image that was built (over.py), against the bare overlay mount.
 
 Both verify every digest and hash every file: the import for its manifest, umoci for its mtree. The import flushes what it has written to the
 disk before it is named; umoci does not, so the file system is flushed behind it.
@@ -25,6 +26,7 @@ sys.path.insert(0, measure.ROOT + "/tests/system")
 import archives  # noqa: E402  pylint: disable=wrong-import-position
 
 LIMIT, PAIRS, LAYERS, SIZE = 1.2, 6, 5, 60 << 20
+MOUNT = 5  # milliseconds that a sandbox over an image may take beside the mount
 HOME = "/var/lib/bulkhead/bench"
 OPTIONS = {"name": "bench", "oci": HOME + "/layout", "allow_setuid": True}
 DRIVE = [sys.executable, measure.ROOT + "/tests/system/drive.py", "image"]
@@ -58,6 +60,13 @@ def bring(options):
 
 
 def rows(work, lower):
+    yield from imports()
+    found = measure.answer([sys.executable, "over.py", lower], cwd=measure.HERE)
+    yield measure.row("a sandbox over an image that was built, of the bare overlay mount + %d ms" % MOUNT, 1, found["ours"], found["bare"],
+                      allowed=lambda value: value + MOUNT)
+
+
+def imports():
     name = "import of %d layers, %d MB, of umoci's unpacking" % (LAYERS, LAYERS * SIZE >> 20)
     if shutil.which("umoci") is None:
         yield measure.missing(name, LIMIT, "umoci is not installed")
