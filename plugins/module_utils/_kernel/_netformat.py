@@ -166,9 +166,6 @@ FORMATS = {
 }
 HOP = Format((("length", "H"), ("flags", "B"), ("weight", "B"), ("index", "i")), ((5, "via", "ipaddr"),))  # struct rtnexthop
 
-_writers = {}
-
-
 @functools.lru_cache(None)
 def missing():
     """Why no message can be written, or None: whether there is a pyroute2, without importing it."""
@@ -181,13 +178,17 @@ def missing():
     return None if found else "there is no Python module pyroute2"
 
 
+@functools.lru_cache(None)
+def _writer(kind):
+    """The class of pyroute2 for one kind of message: a run sends few kinds."""
+    from pyroute2.netlink import nla, nlmsg
+
+    return FORMATS[kind].writer(kind, nlmsg, nla)
+
+
 def encode(message, sequence, flags):
     """The bytes of a `netmessages.Message`."""
-    if not _writers:
-        from pyroute2.netlink import nla, nlmsg
-
-        _writers.update((kind, form.writer(kind, nlmsg, nla)) for kind, form in FORMATS.items())
-    written = _writers[message.kind]()
+    written = _writer(message.kind)()
     written.update(message.fields)
     written["attrs"] = list(message.attributes)
     written["header"] = {"type": message.number, "flags": message.flags | flags, "sequence_number": sequence, "pid": 0}
