@@ -166,6 +166,7 @@ FORMATS = {
 }
 HOP = Format((("length", "H"), ("flags", "B"), ("weight", "B"), ("index", "i")), ((5, "via", "ipaddr"),))  # struct rtnexthop
 
+
 @functools.lru_cache(None)
 def missing():
     """Why no message can be written, or None: whether there is a pyroute2, without importing it."""
