@@ -288,6 +288,8 @@ def test_enter_has_a_terminal_of_its_own(bulkhead, sandboxes):
                 seen += os.read(master, 4096)
 
     until(b"has-a-tty\r\n")
+    os.write(master, b"ready\n")
+    until(b"ready\r\nready\r\n")  # echoed, and said again by cat: it is there
     os.write(master, b"\x03")  # interrupts what runs in it, not the program itself
     time.sleep(0.2)
     os.write(master, b"echo still-$((40+2)); exit 9\n")
