@@ -13,6 +13,7 @@ import drive
 import pytest
 
 from module_utils._kernel import syscalls
+from module_utils._model.errors import BulkheadError
 
 MAKE = """
 mkdir -p base/etc/apt base/dir/sub base/gone/deep base/link.d app/etc app/dir
@@ -70,6 +71,12 @@ def found(added=(), modified=(), deleted=()):
 ])
 def test_each_way_of_changing(over, script, told):
     assert over(script) == told
+
+
+def test_what_is_nested_too_deep_is_told(over):
+    """By an error, not by a traceback: a process inside may nest as deep as it likes."""
+    with pytest.raises(BulkheadError, match="nested more than 200 deep"):
+        over("mkdir -p %s" % "/".join(["d"] * 1000))
 
 
 def test_an_overlay_without_an_upper_has_none(tmp_path, converge):

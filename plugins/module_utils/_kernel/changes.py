@@ -11,6 +11,7 @@ all but the kernel's own notes is not told. The upper may be in use: what goes a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
@@ -19,6 +20,7 @@ from .below import Below
 
 _NOTES = ("trusted.overlay.", "user.overlay.")
 _CHUNK = 1 << 20
+_DEEP = 200  # directories: whoever writes an upper may nest more of them than we have room to follow
 
 
 def between(upper, lowers):
@@ -45,8 +47,9 @@ class _Reader:
 
     def directory(self, fd, path, merged):
         """One directory of the upper; ``merged``: what the layers have there shows through."""
-        names = sorted(map(os.fsencode, os.listdir(fd)))
-        for name in names:
+        if path.count(b"/") >= _DEEP:
+            raise OSError(errno.ENAMETOOLONG, "its directories are nested more than %d deep" % _DEEP, path)
+        for name in sorted(map(os.fsencode, os.listdir(fd))):
             with contextlib.suppress(FileNotFoundError):  # it went away
                 self._entry(fd, name, path + b"/" + name if path else name, merged)
 
