@@ -12,7 +12,7 @@ import time
 
 import drive
 
-from module_utils._supervisor import scan
+from module_utils._supervisor import entry, scan
 
 BINDS = [dict(source=path, target=path, read_only=True)
          for path in sorted({"/usr", os.path.realpath(sys.base_prefix)}, reverse=True) if path == "/usr" or not path.startswith("/usr")]
@@ -68,3 +68,12 @@ def clear():
     for name in host.claims.names("cgroup"):
         drive.converge("cgroup", dict(name=name, state="absent", kill=True))
     scan.shutdown(host)
+
+
+def clear_images():
+    """The same, with all images and layers, and the entry of services."""
+    clear()
+    entry.clear(drive.new_host())
+    for found in drive.info("image")["images"]:
+        drive.converge("image", dict(name=found["name"], state="absent"))
+    drive.converge("image", dict(prune=True))

@@ -16,7 +16,6 @@ import drive
 import jail
 import pytest
 
-from module_utils._supervisor import entry as service_entry
 
 BASE = "/tmp/bulkhead-archive"  # the user _apt reads it
 STORE = "/var/lib/bulkhead/layers"
@@ -63,11 +62,7 @@ def place(leaves_nothing):
     shutil.rmtree(BASE, ignore_errors=True)
     archive()
     yield
-    jail.clear()
-    service_entry.clear(drive.new_host())
-    for found in drive.info("image")["images"]:
-        drive.converge("image", dict(name=found["name"], state="absent"))
-    drive.converge("image", dict(prune=True))
+    jail.clear_images()
     shutil.rmtree(BASE)
 
 

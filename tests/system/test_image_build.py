@@ -18,7 +18,6 @@ import jail
 import pytest
 from archives import directory, entry, symlink, tar
 
-from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/builds"
 LIB = "/var/lib/bulkhead"
@@ -29,11 +28,7 @@ def place(leaves_nothing):
     os.makedirs(BASE)
     yield
     drive.converge("overlay", dict(path=BASE + "/mnt", state="absent"))
-    jail.clear()
-    service_entry.clear(drive.new_host())
-    for found in drive.info("image")["images"]:
-        drive.converge("image", dict(name=found["name"], state="absent"))
-    drive.converge("image", dict(prune=True))
+    jail.clear_images()
     shutil.rmtree(BASE)
 
 

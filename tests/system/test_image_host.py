@@ -18,7 +18,6 @@ import jail
 import pytest
 
 from module_utils._resources import _tree
-from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/hosted"
 PROGRAMS = ["/bin/sh", "/usr/bin/id", "/usr/bin/sleep", "/usr/bin/dpkg-query"]
@@ -65,11 +64,7 @@ def place(leaves_nothing):
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/etc/bulkhead"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/etc/netns"], check=True)
     yield
-    jail.clear()
-    service_entry.clear(drive.new_host())
-    for found in drive.info("image")["images"]:
-        drive.converge("image", dict(name=found["name"], state="absent"))
-    drive.converge("image", dict(prune=True))
+    jail.clear_images()
     for path in ("/etc/netns", "/etc/bulkhead", "/etc"):
         subprocess.run(["umount", path], check=True)
     shutil.rmtree(BASE)

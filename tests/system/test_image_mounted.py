@@ -23,7 +23,6 @@ from module_utils._kernel import syscalls
 from module_utils._model.errors import Problems
 from module_utils._program import host as program
 from module_utils._program import whole
-from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/mounted"
 FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
@@ -36,11 +35,7 @@ def place(leaves_nothing):
     yield
     for path in drive.resource("overlay").names(drive.new_host()):
         drive.converge("overlay", dict(path=path, state="absent", remove_data=True))
-    jail.clear()
-    service_entry.clear(drive.new_host())
-    for found in drive.info("image")["images"]:
-        drive.converge("image", dict(name=found["name"], state="absent"))
-    drive.converge("image", dict(prune=True))
+    jail.clear_images()
     shutil.rmtree(BASE)
     assert not loops()
 

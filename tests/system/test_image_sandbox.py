@@ -20,7 +20,6 @@ from module_utils._kernel import manifest
 from module_utils._model.errors import Problems
 from module_utils._program import host as program
 from module_utils._program import whole
-from module_utils._supervisor import entry as service_entry
 
 BASE = "/run/boxes"
 TYPES = ["net", "uts", "ipc", "mnt", "pid"]
@@ -32,11 +31,7 @@ def place(leaves_nothing):
     os.makedirs(BASE)
     yield
     drive.converge("overlay", dict(path=BASE + "/mnt", state="absent"))
-    jail.clear()
-    service_entry.clear(drive.new_host())
-    for found in drive.info("image")["images"]:
-        drive.converge("image", dict(name=found["name"], state="absent"))
-    drive.converge("image", dict(prune=True))
+    jail.clear_images()
     shutil.rmtree(BASE)
 
 
