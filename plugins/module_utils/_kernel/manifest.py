@@ -68,7 +68,7 @@ class Entry:
         return os.readlink(self.name, dir_fd=self.parent)
 
 
-def xattrs(parent, name):
+def xattrs(parent, name, left_out=_LEFT_OUT):
     """{name: value} of all extended attributes that are part of a tree."""
     path = b"/proc/self/fd/%d/%s" % (parent, name)
     try:
@@ -77,7 +77,7 @@ def xattrs(parent, name):
         if exc.errno != errno.EOPNOTSUPP:
             raise
         return {}
-    return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if key not in _LEFT_OUT} if names else {}
+    return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if key not in left_out} if names else {}
 
 
 def walk(root, choose=None):
