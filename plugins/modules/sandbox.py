@@ -82,6 +82,11 @@ options:
       - Whether removing a sandbox ends processes in it that are not its services, for example of logins.
     type: bool
     default: false
+  reset:
+    description:
+      - Sandboxes whose read-write layer is emptied, as a list of names, or V(true) for all of O(sandboxes). Their services are
+        stopped before and started after. It is done in each run that says so, and is never recorded.
+    type: raw
 notes:
   - The members of a network find each other by name. What a sandbox on a network shows as C(/etc/hosts) and C(/etc/resolv.conf) are
     C(/etc/netns/NAME/hosts) and C(/etc/netns/NAME/resolv.conf) of the host, mounted read-only, with itself, its C(hostname), all other
@@ -220,6 +225,7 @@ def main():
         on_change=dict(type="str", choices=["report", "restart"], default="report"),
         on_mismatch=dict(type="str", choices=["fail", "recreate"], default="fail"),
         kill=dict(type="bool", default=False),
+        reset=dict(type="raw"),
     ))
 
 

@@ -26,6 +26,10 @@ options:
         told. A file whose content, mode, owner, time and attributes are as below is not modified, even where it was opened for writing.
     type: bool
     default: false
+  storage:
+    description: Whether to tell how much each sandbox has written.
+    type: bool
+    default: false
 seealso:
   - module: bulkhead.isolation.sandbox
 author:
@@ -88,6 +92,11 @@ sandboxes:
       returned: with O(changes)
       type: dict
       sample: {added: [/etc/new], modified: [/etc/hosts], deleted: [/etc/motd]}
+    storage:
+      description: The driver, the bytes that were written, as they lie on the disk, and the limit of that, or null.
+      returned: with O(storage)
+      type: dict
+      sample: {driver: overlay, written: 1048576, size: null}
     restore_error:
       description: Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged.
       type: str
@@ -98,7 +107,8 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._resources impo
 
 
 def main():
-    run_info(sandbox, dict(names=dict(type="list", elements="str"), changes=dict(type="bool", default=False)))
+    run_info(sandbox, dict(names=dict(type="list", elements="str"), changes=dict(type="bool", default=False),
+                               storage=dict(type="bool", default=False)))
 
 
 if __name__ == "__main__":

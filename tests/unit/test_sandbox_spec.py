@@ -149,7 +149,7 @@ def test_two_sandboxes_cannot_have_one_address_or_port():
 
 def test_policy_reaches_the_parts():
     specs = parse(WEB, on_mismatch="recreate", on_change="restart", purge=True, remove_data=False)[0]
-    assert specs.policy == {"on_mismatch": "recreate", "on_change": "restart", "purge": True, "remove_data": False, "kill": None, "force": None}
+    assert specs.policy == {"on_mismatch": "recreate", "on_change": "restart", "purge": True, "remove_data": False, "kill": None, "force": None, "reset": None}
     assert specs[0].namespaces.on_mismatch == "recreate" and specs[0].services[0].on_change == "restart"
     assert parse(WEB)[0][0].namespaces.on_mismatch == "fail"
 

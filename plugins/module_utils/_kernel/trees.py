@@ -280,3 +280,17 @@ def has_data(directory):
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
         return not (stat.S_ISREG(found.st_mode) and found.st_size == 0 and stat.S_IMODE(found.st_mode) == 0)
     return _walk_tree(directory, data, lambda fd, name: None)
+
+
+def disk_space(directory):
+    """The bytes that what is in a tree takes on the disk, each file once, whatever names it has."""
+    seen, blocks = set(), [0]
+
+    def add(fd, name):
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if found.st_nlink == 1 or found.st_ino not in seen:
+            seen.add(found.st_ino)
+            blocks[0] += found.st_blocks
+
+    _walk_tree(directory, add, add)
+    return blocks[0] * 512

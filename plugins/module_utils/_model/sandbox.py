@@ -17,14 +17,15 @@ from .namespace import NamespaceSpec
 from .overlay import OverlaySpec
 from .root import RootSpec
 from .service import ServiceSpec
+from .storage import StorageSpec
 
 PREFIX = "bulkhead/"  # sandbox `web` lives in the cgroup bulkhead/web
 UPPERS = "/var/lib/bulkhead/uppers"
 IMAGES = "/var/lib/bulkhead/images"
 ROOT_KEYS = ("bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
-POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge")  # of the run; not part of what is declared
+POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge", "reset")  # of the run; not part of what is declared
 NETWORK_KEYS = ("network", "interfaces")
-KEYS = ("name", "state", "namespaces", "cgroup", "image", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
+KEYS = ("name", "state", "namespaces", "cgroup", "image", "storage", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
 STATES = ("present", "absent")
 
 
@@ -32,17 +33,17 @@ class SandboxSpec:
     """One sandbox; ``options`` is the declaration as it is recorded.
 
     With ``image`` the layers of the overlay, and services that name no command (``of_image``: {place in the list: what is declared of
-    it}), are stand-ins until the image is read.
+    it}), are stand-ins until the image is read; ``chain`` then are the digests of its layers, the lowest first.
     """
 
-    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "image", "overlay", "root", "interfaces", "services", "of_image",
+    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "image", "chain", "storage", "overlay", "root", "interfaces", "services", "of_image",
                  "policy", "purged")
 
     def __init__(self, name, policy):
         self.key = name
         self.state = "present"
         self.options = {}
-        self.cgroup = self.namespaces = self.image = self.overlay = self.root = None
+        self.cgroup = self.namespaces = self.image = self.chain = self.storage = self.overlay = self.root = None
         self.interfaces, self.services, self.of_image = [], [], {}
         self.policy = policy
         self.purged = False
@@ -122,6 +123,7 @@ class SandboxSpec:
             self.overlay = OverlaySpec.from_options(values.mapping(given, path + ".overlay", problems),
                                                     path + ".overlay", problems, defaults=overlay_defaults(self.key))
             self.overlay.on_mismatch = self.policy["on_mismatch"]
+        self._storage(options, path, problems, prepared)
         base = self.overlay
         if options.get("root") is not None:
             base = values.absolute(options["root"], path + ".root", problems)
@@ -134,6 +136,22 @@ class SandboxSpec:
             self.root.named = any(each.network for each in self.interfaces)
         elif extra:
             problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay, image or root, and the namespace type mnt")
+
+
+    def _storage(self, options, path, problems, prepared):
+        self.storage, here = StorageSpec.from_options(options.get("storage"), path + ".storage", problems), path + ".storage"
+        self.storage.on_mismatch = self.policy["on_mismatch"]
+        if options.get("storage") is None:
+            return
+        if self.overlay is None:
+            problems.add(here, "belongs to a root of layers. Give image or overlay")
+        elif self.storage.driver not in (None, "overlay"):
+            if self.image is None:
+                problems.add(here + ".driver", "%s makes roots of images. Give image" % self.storage.driver)
+            if options.get("overlay") is not None:
+                problems.add(path + ".overlay", "belongs to storage.driver overlay. Leave it out")
+        if not (self.storage.keep or prepared):
+            problems.add(here + ".keep", "false belongs to a prepared root. Name mnt among the types of namespaces")
 
 
 def overlay_defaults(name):
@@ -174,6 +192,8 @@ def parse(options, path, problems):
     """The host's whole list: a Spec for each entry of `sandboxes:`."""
     policy = {key: options.get(key) for key in POLICY}
     policy["on_mismatch"] = policy["on_mismatch"] or "fail"
+    if policy["reset"] not in (None, True, False):
+        policy["reset"] = [values.name(each, "reset[%d]" % index, problems) for index, each in enumerate(values.items(policy["reset"], "reset", problems))]
     defaults = values.mapping(options.get("defaults"), "defaults", problems, known=[key for key in KEYS if key not in ("name", "state")])
     specs, names, uppers = SandboxList(), {}, {}
     specs.policy = policy
@@ -187,6 +207,9 @@ def parse(options, path, problems):
         if upper is not None and uppers.setdefault(upper, spec.key) != spec.key:
             problems.add(here + ".overlay.upper", "%s is the upper of %s too. Give each sandbox its own" % (upper, uppers[upper]))
         specs.append(spec)
+    for index, name in enumerate(policy["reset"] or () if policy["reset"] is not True else ()):
+        if name is not None and name not in names:
+            problems.add("reset[%d]" % index, "%s is not among the sandboxes of this run" % values.quoted(name))
     _check_interfaces(specs, problems)
     if problems.errors and defaults:
         _blame(defaults, policy, problems)

@@ -15,7 +15,7 @@ from .._kernel.holders import identity
 from .._model.errors import BulkheadError, reason
 from . import _uses
 
-_NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "exfat", "squashfs", "erofs", "iso9660", "proc", "sysfs", "cgroup", "cgroup2", "9p", "ceph")
+NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "exfat", "squashfs", "erofs", "iso9660", "proc", "sysfs", "cgroup", "cgroup2", "9p", "ceph")
 _MOUNTED = re.compile(r"/layers/[0-9a-f]{64}/tree$")
 DISCARDED = ".bulkhead-discarded"  # suffix of an upper or work that a reset has replaced and not yet removed
 
@@ -121,7 +121,7 @@ def _check_upper(host, no, layers, lowers, reset):
         if first.id != second.id:
             raise no("upper %s and work %s are on different mounts" % (layers.upper, layers.work),
                      "Put both on one file system")
-        if first.fstype in _NO_UPPER:
+        if first.fstype in NO_UPPER:
             raise no("upper %s is on %s, which cannot hold one" % (layers.upper, first.fstype),
                      "Put it on a local file system such as ext4, xfs or tmpfs")
         if "ro" in first.options or first.super_options.split(",")[0] == "ro":

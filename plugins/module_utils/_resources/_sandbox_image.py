@@ -26,6 +26,7 @@ def fill(host, spec):
     if missing:
         raise BulkheadError("Cannot make sandbox %s: layer %s of image %s is missing. Import the image again." % (
             spec.key, _store.short(missing[0]), spec.image))
+    spec.chain = _store.once(known["layers"])
     spec.overlay.lower = [_store.tree(host, digest) for digest in reversed(known["layers"])]
     spec.overlay.declared["lower"] = spec.overlay.lower
     problems = Problems()

@@ -281,7 +281,7 @@ def prepare(host, spec, plan):
             raise BulkheadError("Cannot prepare the root of %s: this kernel has no detached mounts (open_tree, Linux 5.2). "
                                 "Leave mnt out of the namespaces, for a plain chroot." % spec.name)
         if isinstance(spec.base, str):
-            if not os.path.isdir(spec.base):
+            if not os.path.isdir(spec.base) and (NOUN, spec.name) not in host.promised:
                 _refuse(host, spec, "the directory %s does not exist" % spec.base, "Make it first")
         else:
             _layers.check(host, "as root of %s" % spec.name, spec.base.layers(), own=spec.name)

@@ -11,16 +11,12 @@ What knows of interfaces is imported where some are declared or were.
 
 from __future__ import annotations
 
-import os
-
 from .._engine.plan import Plan
-from .._kernel import holders, nsfs
 from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
-from .._model.overlay import OverlaySpec
-from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, overlay_defaults, parse
-from . import _names, cgroup, namespace, overlay, root, service
+from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, parse
+from . import _names, _storage, _visitors, cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
@@ -102,6 +98,7 @@ def plan(host, spec, plan):
 def _present(host, spec, plan):
     if spec.image is not None:
         _of_image().fill(host, spec)
+    driver = _storage.settle(host, spec)
     recorded = host.records.options(RECORD, spec.key) or {}
     declared = {each.name for each in spec.services}
     for name in _services(host, spec.key):
@@ -114,12 +111,12 @@ def _present(host, spec, plan):
     spec.cgroup.drop(recorded.get("cgroup"))
     cgroup.plan(host, spec.cgroup, group)
     host.promised.add(("cgroup", spec.cgroup.name))
-    spaces = _plan_namespaces(host, spec, recorded)
+    store, spaces, replaced = _plan_root(host, spec, recorded, driver)
     links = _plan_interfaces(host, spec)
     base = _plan_chroot(host, spec)
-    renewed = bool(spec.namespaces is not None and spec.namespaces.renewed) or _unmounts(base)
+    renewed = replaced or bool(spec.namespaces is not None and spec.namespaces.renewed) or _unmounts(base)
     if renewed:
-        _refuse_visitors(host, spec.key, "recreate", spec.policy["kill"])
+        _visitors.refuse(host, _services(host, spec.key), spec.key, "recreate", spec.policy["kill"])
         for name in sorted(declared.intersection(_services(host, spec.key))):
             service.plan_stop(host, name, plan)
     files = Plan()
@@ -129,6 +126,7 @@ def _present(host, spec, plan):
     if members:
         plan.take(files)  # before the root shows them
     plan.take(group, "cgroup")
+    plan.take(store, "storage")
     plan.take(spaces)
     plan.take(base, "overlay")
     plan.take(links, "interfaces")
@@ -163,8 +161,25 @@ def _unmounts(plan):
     return any(action.startswith(("replace ", "unmount ")) for action in plan.actions)
 
 
-def _plan_namespaces(host, spec, recorded):
-    """The plan of namespaces and prepared root, which are made in one step because the root captures the namespaces."""
+def _plan_root(host, spec, recorded, driver):
+    """(the plan of what the root is stored in, that of namespaces and prepared root, does another root take the place of one?)"""
+    store, replaced = Plan(), False
+    if driver is None:
+        return store, _plan_namespaces(host, spec, recorded), replaced
+    replaced = driver.plan_make(host, spec, store)
+    if spec.policy["reset"] is True or spec.key in (spec.policy["reset"] or ()):
+        replaced = driver.plan_reset(host, spec, store) or replaced
+    spaces = _plan_namespaces(host, spec, recorded, replaced)
+    if not (spec.storage.keep or replaced) and spec.namespaces is not None and "mnt" in spec.namespaces.made:
+        replaced = driver.plan_reset(host, spec, store)
+    return store, spaces, replaced
+
+
+def _plan_namespaces(host, spec, recorded, replaced=False):
+    """The plan of namespaces and prepared root, which are made in one step because the root captures the namespaces.
+
+    ``replaced``: the directory or upper of the root becomes another one.
+    """
     wanted, plan = spec.namespaces, Plan()
     if wanted is None:
         if namespace.found(host, spec.key).exists and recorded.get("namespaces"):
@@ -178,7 +193,7 @@ def _plan_namespaces(host, spec, recorded):
             raise BulkheadError("Cannot change %s of sandbox %s: its root has to be made anew for that, and its services restarted. "
                                 "Set on_mismatch: recreate to do so; the read-write layer is kept." % (", ".join(stale), spec.key),
                                 keys=stale)
-        wanted.furnish, wanted.root_stale = (lambda host: root.furnish(host, spec.root)), bool(stale)
+        wanted.furnish, wanted.root_stale = (lambda host: root.furnish(host, spec.root)), bool(stale) or replaced
     wanted.drop(recorded.get("namespaces"))
     wanted.force = _lost(host, "namespace", spec.key, recorded)
     wanted.kill = True  # who may be killed has been looked at by then: services are stopped, visitors refused
@@ -222,7 +237,7 @@ def _forgets_root(host, name, step):
 
 def _absent(host, spec, plan):
     recorded = host.records.options(RECORD, spec.key) or {}
-    _refuse_visitors(host, spec.key, "remove", spec.policy["kill"])
+    _visitors.refuse(host, _services(host, spec.key), spec.key, "remove", spec.policy["kill"])
     services = _services(host, spec.key)
     for name in services:
         plan.take(_part(service.plan_removal, host, name), name)
@@ -231,12 +246,8 @@ def _absent(host, spec, plan):
     spaces = _no_namespaces(spec)
     spaces.force = _lost(host, "namespace", spec.key, recorded)
     plan.take(_part(namespace.plan, host, spaces), "namespaces")
-    layers = OverlaySpec.from_options(recorded.get("overlay") or {}, "overlay", Problems(), defaults=overlay_defaults(spec.key))
-    layers.state, layers.remove_data = "absent", bool(spec.policy["remove_data"])
-    layers.lazy = bool(services)  # which live in it now, and will be gone
-    layers.force = _lost(host, "overlay", layers.key, recorded)
     root.plan_removal(host, spec.key, plan)
-    plan.take(_part(overlay.plan, host, layers), "overlay")
+    _storage.of_name(host, spec.key).plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan, bool(services))
     group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
     group.state, group.kill, group.force = "absent", True, _lost(host, "cgroup", PREFIX + spec.key, recorded)
     plan.take(_part(cgroup.plan, host, group), "cgroup")
@@ -244,8 +255,7 @@ def _absent(host, spec, plan):
     if plan.steps:
         plan.differ("state", "present", "absent")
     plan.record(RECORD, spec.key, None)
-    for noun, name in [(namespace.NOUN, spec.key), (cgroup.NOUN, group.name), (overlay.NOUN, layers.key)] + \
-            [(service.NOUN, each) for each in services]:
+    for noun, name in [(namespace.NOUN, spec.key), (cgroup.NOUN, group.name)] + [(service.NOUN, each) for each in services]:
         plan.record(noun, name, None)  # of single modules that changed a part
 
 
@@ -294,42 +304,6 @@ def _all_services(host):
     return host.cached("service names", lambda: service.names(host))
 
 
-def _refuse_visitors(host, name, verb, kill):
-    """Processes in the sandbox that are neither its keeper nor descend from it or from a service: logins, debuggers.
-
-    When its cgroup goes, too, those of the host that somebody has moved there count as well.
-    """
-    now = namespace.found(host, name)
-    if kill:
-        return
-    own = {now.keeper(host)} | {service.pid(host, each) for each in _services(host, name)}
-    inside = namespace.members(host, now, [kind for kind, pin in now.pins.items() if pin.alive]) if now.exists else {}
-    if verb == "remove":
-        inside.update((pid, holders.command(host.proc, pid)) for pid in host.cgroups().processes(PREFIX + name) if _at_home(host, pid))
-    visitors = {pid: command for pid, command in inside.items() if not own.intersection(_ancestors(host, pid))}
-    if visitors:
-        shown = ", ".join("%d (%s)" % item for item in list(visitors.items())[:5])
-        raise BulkheadError("Cannot %s sandbox %s: processes that are not of its services live in it: %s. Let them end, or set kill: true." % (
-            verb, name, shown), processes=[{"pid": pid, "command": command} for pid, command in visitors.items()])
-
-
-def _at_home(host, pid):
-    """Is a process's root that of the host?"""
-    try:
-        return os.path.samestat(os.stat("%s/%d/root" % (host.proc, pid)), os.stat("/"))
-    except OSError:
-        return False
-
-
-def _ancestors(host, pid):
-    """The process and all above it."""
-    found = []
-    while pid and pid not in found:
-        found.append(pid)
-        pid = nsfs.parent(pid, host.proc)
-    return found
-
-
 # -- what the modules answer
 
 def show(host, name, healthy=None):
@@ -370,6 +344,8 @@ def info(host, params):
     wanted = params.get("names") or names(host)
     _expect(host, wanted)
     shown = [each for each in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if each]
-    for each in shown if params.get("changes") else ():
-        each["changes"] = overlay.changes(each["root"] or each["overlay"])
+    for each in shown:
+        for key, read in (("changes", "changes"), ("storage", "measure")):
+            if params.get(key):
+                each[key] = getattr(_storage.of_name(host, each["name"]), read)(host, each["name"])
     return {"sandboxes": shown}

@@ -1,0 +1,163 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Storage driver overlay: the layers as they lie in the store, and over them an upper that takes what is written.
+
+The overlay itself is found, compared and mounted by `root.py` in a prepared root and by `overlay.py` on the host; here is what the
+other drivers have another way of doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .._engine.plan import Plan
+from .._kernel import manifest, syscalls, trees
+from .._model.errors import Problems
+from .._model.overlay import OverlaySpec
+from .._model.sandbox import overlay_defaults
+from . import _layers, _store, _storage, overlay, root
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Overlay(_storage.Driver):
+    """See `_storage.Driver`."""
+
+    name = "overlay"
+
+    def probe(self, host):
+        if not os.path.isdir(host.sys + "/module/overlay") and "\toverlay\n" not in _filesystems(host):
+            return "this kernel has no overlay", "Load its module, or name another driver"
+        place = host.lib
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+        mount = host.mounts().holder(os.path.realpath(place))
+        if mount is not None and mount.fstype in _layers.NO_UPPER:
+            return "%s is on %s, which cannot hold an upper" % (host.lib, mount.fstype), "Name another driver, or put it elsewhere"
+        return None
+
+    def find(self, host, name):
+        shown = _shown(host, name)
+        if not shown:
+            return None
+        known = {_store.tree(host, digest): digest for digest in _store.layers(host)}
+        return _storage.Root([known.get(path, path) for path in reversed(shown["lower"])])
+
+    def base(self, host, spec):
+        return spec.overlay
+
+    def plan_make(self, host, spec, plan):
+        """Upper and work are made, and what is there is compared, where the overlay is mounted."""
+        return False
+
+    def plan_reset(self, host, spec, plan):
+        if spec.root is None:
+            spec.overlay.reset = True  # `overlay.py` unmounts it before, and says so
+            return False
+        there = [path for path in (spec.overlay.upper, spec.overlay.work) if path and os.path.isdir(path)]
+        for path in there:
+            plan.add("empty %s" % path, lambda path=path: self._empty(host, path), lambda path=path: _layers.put_back(path))
+        return bool(there)
+
+    @staticmethod
+    def _empty(host, path):
+        _layers.set_aside(host, path)
+        host.at_end(_discard, path)
+
+    def plan_removal(self, host, name, remove_data, plan, lazy=False):
+        recorded = host.records.options("sandboxes", name) or {}
+        layers = OverlaySpec.from_options(recorded.get("overlay") or {}, "overlay", Problems(), defaults=overlay_defaults(name))
+        layers.state, layers.remove_data, layers.lazy = "absent", remove_data, lazy
+        layers.force = bool(recorded) and host.claims.read(overlay.NOUN, layers.key) is None  # a claim that is lost: it is ours all the same
+        part = Plan()
+        overlay.plan(host, layers, part)
+        plan.take(part, "overlay")
+        plan.record(overlay.NOUN, layers.key, None)  # of the single module, if that changed it
+
+    def changes(self, host, name):
+        return overlay.changes(_shown(host, name))
+
+    @contextlib.contextmanager
+    def members(self, host, name):
+        from ._tree import Tree
+
+        with _opened(upper(host, name)) as fd:
+            yield Tree(fd, upper=True)
+
+    def digest(self, host, name):
+        with _opened(upper(host, name)) as fd:
+            return manifest.of(fd).digest
+
+    def measure(self, host, name):
+        shown = _shown(host, name)
+        if not shown or not shown["upper"]:
+            return {"driver": self.name, "written": 0, "size": None}
+        with _opened(shown["upper"]) as fd:
+            return {"driver": self.name, "written": trees.disk_space(fd), "size": None}
+
+    def room(self, host, name):
+        return "%s/snapshots/%s" % (host.lib, name)
+
+    def save(self, host, name, path):
+        os.makedirs(path + "/upper", mode=0o700)
+        _copy(upper(host, name), path + "/upper")
+
+    def put_back(self, host, name, path):
+        now = upper(host, name)
+        aside = now + _layers.DISCARDED
+        _layers.discard(host, aside)
+        os.mkdir(aside, 0o700)
+        _copy(path + "/upper", aside)
+        syscalls.exchange(aside, now)
+        _layers.discard(host, aside)
+
+    def forget(self, host, path):
+        _layers.discard(host, path)
+
+
+def upper(host, name):
+    """The directory of what a sandbox has written, which is recorded."""
+    declared = (host.records.options("sandboxes", name) or {}).get("overlay") or {}
+    return declared.get("upper") or "%s/uppers/%s/upper" % (host.lib, name)
+
+
+def _shown(host, name):
+    """The overlay of a sandbox as the kernel shows it."""
+    found = root.show(host, name)
+    return found if found and found["lower"] else overlay.show(host, "%s/mnt/%s" % (host.state, name))
+
+
+def _filesystems(host):
+    try:
+        with open(host.proc + "/filesystems", encoding="ascii") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def _discard(host, paths):
+    """What a reset has set aside, when all is done."""
+    for path in paths:
+        _layers.discard(host, path + _layers.DISCARDED)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    fd = os.open(path, _DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _copy(source, target):
+    from .._kernel import copytree
+
+    with _opened(source) as one, _opened(target) as other:
+        copytree.copy(one, other)
+
+
+DRIVER = Overlay()
