@@ -152,14 +152,14 @@ def test_a_full_target_says_so(tree, tmp_path):
 
 def test_what_is_written_meanwhile_is_no_copy(tree, tmp_path, monkeypatch):
     (tmp_path / "copy").mkdir()
-    content = copytree._Copy._content
+    content = copytree.Copy._content
 
     def slow(self, source, fd, size):
         content(self, source, fd, size)
         with open(tree / "empty", "ab") as stream:
             stream.write(b"x")
 
-    monkeypatch.setattr(copytree._Copy, "_content", slow)
+    monkeypatch.setattr(copytree.Copy, "_content", slow)
     with pytest.raises(OSError) as error:
         copy(tree, tmp_path / "copy")
     assert error.value.errno == errno.ESTALE
@@ -167,14 +167,14 @@ def test_what_is_written_meanwhile_is_no_copy(tree, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lacks", ["_clones", "_ranges", "both"])
 def test_each_way_of_copying_content(tree, tmp_path, monkeypatch, lacks):
-    begin = copytree._Copy.__init__
+    begin = copytree.Copy.__init__
 
     def less(self, root):
         begin(self, root)
         for key in ("_clones", "_ranges") if lacks == "both" else (lacks,):
             setattr(self, key, False)
 
-    monkeypatch.setattr(copytree._Copy, "__init__", less)
+    monkeypatch.setattr(copytree.Copy, "__init__", less)
     before = told(tree)
     (tmp_path / "copy").mkdir()
     copy(tree, tmp_path / "copy")

@@ -31,7 +31,7 @@ def copy(source, target):
 
     Who writes the source has to be stopped: a file that changes meanwhile is an error (ESTALE). What was copied before an error stays.
     """
-    made = _Copy(target)
+    made = Copy(target)
     try:
         for entry in manifest.walk(source):
             made.add(entry)
@@ -40,7 +40,9 @@ def copy(source, target):
         made.close()
 
 
-class _Copy:
+class Copy:
+    """A tree in the making: add() its entries, parents first, then finish()."""
+
     def __init__(self, root):
         self.root = root
         self._here, self._fd = None, -1  # the last parent
@@ -111,7 +113,7 @@ class _Copy:
                 self._content(source, fd, entry.stat.st_size)
                 now = os.fstat(source)
                 if (now.st_size, now.st_mtime_ns) != (entry.stat.st_size, entry.stat.st_mtime_ns):
-                    raise _changed(entry.path)
+                    raise OSError(errno.ESTALE, "it was changed while it was copied", entry.path)
                 _finish(fd, entry.stat, _xattrs(entry))
             finally:
                 os.close(fd)
@@ -190,7 +192,3 @@ def _set(place, key, value):
     except OSError as exc:
         if key != _LABEL or exc.errno != errno.EOPNOTSUPP:
             raise
-
-
-def _changed(path):
-    return OSError(errno.ESTALE, "it was changed while it was copied", path)
