@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import sandbox as model
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model import upgrade
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import values
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import values
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import Problems
@@ -149,9 +150,52 @@ def test_two_sandboxes_cannot_have_one_address_or_port():
 
 def test_policy_reaches_the_parts():
     specs = parse(WEB, on_mismatch="recreate", on_change="restart", purge=True, remove_data=False)[0]
-    assert specs.policy == {"on_mismatch": "recreate", "on_change": "restart", "purge": True, "remove_data": False, "kill": None, "force": None, "reset": None}
+    assert specs.policy == {"on_mismatch": "recreate", "on_change": "restart", "purge": True, "remove_data": False, "kill": None, "force": None, "reset": None,
+                            "restore": None}
     assert specs[0].namespaces.on_mismatch == "recreate" and specs[0].services[0].on_change == "restart"
     assert parse(WEB)[0][0].namespaces.on_mismatch == "fail"
+
+
+# -- how it comes to another image
+
+def test_an_upgrade_is_declared():
+    spec = parse(dict(WEB, image="web", overlay=None, upgrade={"upper": "keep", "drain": "250ms"}))[0][0].upgrade
+    assert (spec.upper, spec.trial, spec.drain, spec.retry, spec.back) == ("keep", None, 250000, False, False)
+    assert parse(WEB)[0][0].upgrade.upper == "refuse"
+    rolled = parse(dict(WEB, image="web", overlay=None, state="rolled_back"))[0][0]
+    assert (rolled.state, rolled.upgrade.back) == ("present", True) and "state" not in rolled.options
+
+
+@pytest.mark.parametrize(("changes", "path"), [
+    ({"upgrade": {"upper": "new"}}, "upgrade.upper"), ({"upgrade": {"trial": "perhaps"}}, "upgrade.trial"), ({"upgrade": 1}, "upgrade"),
+    ({"upgrade": {"drain": "x"}}, "upgrade.drain"), ({"upgrade": {"colour": 1}}, "upgrade.colour"), ({"name": "web.trial"}, "name"),
+    ({"image": None, "upgrade": {"upper": "keep"}}, "upgrade"), ({"image": None, "state": "rolled_back"}, "state"),
+])
+def test_one_error_of_an_upgrade_with_its_path(changes, path):
+    errors = errors_of(**dict({"image": "web", "overlay": None}, **changes))
+    assert len(errors) == 1 and errors[0].startswith("sandboxes[0].%s: " % path), errors
+
+
+def test_a_trial_is_of_the_same_declaration_but_has_nothing_that_only_one_can_have():
+    options = {"name": "web", "image": "web", "upgrade": {"upper": "keep"}, "overlay": {"upper": "/a", "work": "/b", "options": {"index": True}},
+               "network": {"name": "lab", "addresses": ["10.0.0.2/24"], "publish": ["80"], "egress": {"policy": "deny"}},
+               "interfaces": [{"name": "eth1", "network": "back"}, {"name": "wg0", "type": "wireguard"}], "services": [{"name": "nginx"}],
+               "storage": {"driver": "auto", "size": "1G"}, "cgroup": {"pids_max": 4}}
+    assert upgrade.declaration("web", options, "copy") == {
+        "name": "web.trial", "image": "web", "overlay": {"options": {"index": True}}, "network": {"name": "lab", "egress": {"policy": "deny"}},
+        "interfaces": [{"name": "eth1", "network": "back"}], "services": [{"name": "nginx", "enabled": False}], "storage": {"driver": "copy"},
+        "cgroup": {"pids_max": 4}}
+    assert upgrade.declaration("web", {"name": "web", "network": "lab"}, "overlay")["network"] == {"name": "lab"}
+
+
+@pytest.mark.parametrize(("changes", "why"), [
+    ({}, None), ({"bind": [{"source": "/a", "target": "/b", "read_only": True}]}, None), ({"namespaces": {"types": ["mnt"]}}, "net namespace of the host"),
+    ({"bind": [{"source": "/a", "target": "/b"}]}, "bind on /b"), ({"name": "a" * 60}, "too long"),
+])
+def test_why_there_cannot_be_two_at_once(changes, why):
+    specs, errors = parse(dict({"name": "web", "image": "web", "namespaces": {"types": ["net", "mnt"]}}, **changes))
+    found = upgrade.obstacle(specs[0])
+    assert not errors and (found is None if why is None else why in found)
 
 
 def test_absent_needs_no_parts():

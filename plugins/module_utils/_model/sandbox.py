@@ -18,15 +18,16 @@ from .overlay import OverlaySpec
 from .root import RootSpec
 from .service import ServiceSpec
 from .storage import StorageSpec
+from .upgrade import UpgradeSpec, of_trial
 
 PREFIX = "bulkhead/"  # sandbox `web` lives in the cgroup bulkhead/web
 UPPERS = "/var/lib/bulkhead/uppers"
 IMAGES = "/var/lib/bulkhead/images"
 ROOT_KEYS = ("bind", "tmpfs", "devices", "masked_paths", "read_only_paths")
-POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge", "reset")  # of the run; not part of what is declared
+POLICY = ("on_mismatch", "on_change", "remove_data", "kill", "force", "purge", "reset", "restore")  # of the run; not part of what is declared
 NETWORK_KEYS = ("network", "interfaces")
-KEYS = ("name", "state", "namespaces", "cgroup", "image", "storage", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
-STATES = ("present", "absent")
+KEYS = ("name", "state", "namespaces", "cgroup", "image", "storage", "upgrade", "overlay", "root", "services") + NETWORK_KEYS + ROOT_KEYS
+STATES = ("present", "absent", "rolled_back")
 
 
 class SandboxSpec:
@@ -36,14 +37,14 @@ class SandboxSpec:
     it}), are stand-ins until the image is read; ``chain`` then are the digests of its layers, the lowest first.
     """
 
-    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "image", "chain", "storage", "overlay", "root", "interfaces", "services", "of_image",
-                 "policy", "purged")
+    __slots__ = ("key", "state", "options", "cgroup", "namespaces", "image", "chain", "storage", "upgrade", "overlay", "root", "interfaces", "services",
+                 "of_image", "policy", "purged")
 
     def __init__(self, name, policy):
         self.key = name
         self.state = "present"
         self.options = {}
-        self.cgroup = self.namespaces = self.image = self.chain = self.storage = self.overlay = self.root = None
+        self.cgroup = self.namespaces = self.image = self.chain = self.storage = self.upgrade = self.overlay = self.root = None
         self.interfaces, self.services, self.of_image = [], [], {}
         self.policy = policy
         self.purged = False
@@ -63,6 +64,11 @@ class SandboxSpec:
         spec = cls(name, policy)
         spec.state = values.choice(options.get("state", "present"), path + ".state", problems, STATES)
         spec.options = {key: value for key, value in options.items() if key != "state"}
+        spec.upgrade = UpgradeSpec.from_options(options.get("upgrade"), path + ".upgrade", problems)
+        if spec.state == "rolled_back":  # present, with the image before
+            spec.state, spec.upgrade.back = "present", True
+        if options.get("image") is None and (options.get("upgrade") is not None or spec.upgrade.back):
+            problems.add(path + (".state" if spec.upgrade.back else ".upgrade"), "belongs to a sandbox of an image. Give image")
         spec.key = name or "unnamed"  # so that the errors of its parts are found with that of its name
         spec._parts(options, path, problems)
         spec.key = name
@@ -201,6 +207,8 @@ def parse(options, path, problems):
         here = "sandboxes[%d]" % index
         entry = values.merge(defaults, values.mapping(entry, here, problems))
         spec = SandboxSpec.from_options(entry, here, problems, policy)
+        if of_trial(spec.key or ""):
+            problems.add(here + ".name", "%s is kept for the trial of an upgrade of %s. Use another name" % (spec.key, of_trial(spec.key)))
         if spec.key is not None and names.setdefault(spec.key, index) != index:
             problems.add(here + ".name", "%s is declared twice (also sandboxes[%d])" % (spec.key, names[spec.key]))
         upper = spec.overlay.upper if spec.overlay is not None and spec.state == "present" else None
