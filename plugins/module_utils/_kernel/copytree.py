@@ -56,7 +56,7 @@ class Copy:
         if kind == stat.S_IFDIR:
             if entry.path:
                 os.mkdir(entry.name, 0o700, dir_fd=self._parent(entry.path))
-            self._directories.append((entry.path, found, _xattrs(entry)))
+            self._directories.append((entry.path, found, self.xattrs(entry)))
             return
         if kind == stat.S_IFSOCK:
             return
@@ -114,7 +114,7 @@ class Copy:
                 now = os.fstat(source)
                 if (now.st_size, now.st_mtime_ns) != (entry.stat.st_size, entry.stat.st_mtime_ns):
                     raise OSError(errno.ESTALE, "it was changed while it was copied", entry.path)
-                _finish(fd, entry.stat, _xattrs(entry))
+                _finish(fd, entry.stat, self.xattrs(entry))
             finally:
                 os.close(fd)
         finally:
@@ -158,11 +158,15 @@ class Copy:
         return os.pwrite(fd, os.pread(source, min(left, _CHUNK), at), at)
 
     @staticmethod
-    def _name(entry, parent):
+    def xattrs(entry):
+        """The extended attributes that a copy gets."""
+        return {key: value for key, value in manifest.xattrs(entry.parent, entry.name, left_out=()).items() if not key.startswith(_OF_THE_DEVICE)}
+
+    def _name(self, entry, parent):
         """Owner, mode, extended attributes and times of what is not opened."""
         found, name = entry.stat, entry.name
         os.chown(name, found.st_uid, found.st_gid, dir_fd=parent, follow_symlinks=False)
-        for key, value in _xattrs(entry).items():
+        for key, value in self.xattrs(entry).items():
             _set(b"/proc/self/fd/%d/%s" % (parent, name), key, value)
         if not stat.S_ISLNK(found.st_mode):
             fd = os.open(name, syscalls.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
@@ -180,10 +184,6 @@ def _finish(fd, found, xattrs):
         _set(fd, key, value)
     os.fchmod(fd, stat.S_IMODE(found.st_mode))
     os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
-
-
-def _xattrs(entry):
-    return {key: value for key, value in manifest.xattrs(entry.parent, entry.name, left_out=()).items() if not key.startswith(_OF_THE_DEVICE)}
 
 
 def _set(place, key, value):
