@@ -148,6 +148,34 @@ def test_what_cannot_be_undone_is_named():
         run_plan(plan)
 
 
+@pytest.mark.parametrize("stuck", [False, True])
+def test_one_act_takes_the_place_of_undoing_what_came_after_it(stuck):
+    plan, did = Plan(), []
+
+    def fail():
+        raise OSError(5, "Input/output error")
+
+    plan.add("one", lambda: None, lambda: did.append("one"))
+    plan.add("two", lambda: None, lambda: did.append("two"), instead=fail if stuck else lambda: did.append("all since two"))
+    plan.add("three", lambda: None, lambda: did.append("three"))
+    plan.add("four", fail)
+    with pytest.raises(BulkheadError) as caught:
+        run_plan(plan)
+    assert did == (["one"] if stuck else ["all since two", "one"])
+    assert (caught.value.keys["undone"], caught.value.keys["not_undone"]) == ((["one"], ["two (Input/output error)"]) if stuck else (["two", "one"], []))
+
+
+def test_another_object_of_a_host_has_its_places_and_nothing_of_what_it_read(host):
+    host.cached("x", lambda: 1)
+    host.at_end(print, "x")
+    other = host.another()
+    assert {key: value for key, value in vars(other).items() if isinstance(value, str)} == {
+        key: value for key, value in vars(host).items() if isinstance(value, str)}
+    assert other.cached("x", lambda: 2) == 2
+    other.finish()
+    assert host._ending
+
+
 def test_plans_of_parts_are_joined_under_their_name():
     whole, part = Plan("web"), Plan()
     part.add("set x", lambda: None)

@@ -51,30 +51,41 @@ def converge(host, resource, options, check=False):
         host.forget()
         host.claims.sweep()
         host.records.sweep()
-        promised = set(host.promised)
-        plans = _plan(host, resource, specs, many)
-        records = {}
-        if any(plan.steps for plan in plans) and places.ensure(host):
-            host.forget()
-            host.promised = promised
-            plans = _plan(host, resource, _parse(resource, options)[0], many)
-        try:
-            run_together(host, plans)
-            for plan, plan.error in run_plans(host, plans):
-                if plan.error is None:
-                    records.update(plan.records)
-                elif not many:
-                    raise plan.error
-        finally:
-            host.finish()  # what was undone has left something to do, too
-        if many:
-            host.failures.drop(plan.key for plan in plans if plan.error is None)
-        try:
-            host.records.write_all(records)
-        except OSError as exc:
-            raise BulkheadError("Cannot record %s: %s. It is as declared, but would not be restored after a reboot. Mend that and run again." % (
-                ", ".join(sorted("%s %s" % key for key in records)[:5]), reason(exc))) from exc
+        return _run(host, resource, options, specs, many)
+
+
+def converge_within(host, resource, options):
+    """The same as part of a step of another run, which has the lock. ``host`` is not the object of that run: what is read, and what is left
+    for the end, is this one's own.
+    """
+    return _run(host, resource, options, *_parse(resource, options))
+
+
+def _run(host, resource, options, specs, many):
+    promised = set(host.promised)
+    plans = _plan(host, resource, specs, many)
+    records = {}
+    if any(plan.steps for plan in plans) and places.ensure(host):
         host.forget()
+        host.promised = promised
+        plans = _plan(host, resource, _parse(resource, options)[0], many)
+    try:
+        run_together(host, plans)
+        for plan, plan.error in run_plans(host, plans):
+            if plan.error is None:
+                records.update(plan.records)
+            elif not many:
+                raise plan.error
+    finally:
+        host.finish()  # what was undone has left something to do, too
+    if many:
+        host.failures.drop(plan.key for plan in plans if plan.error is None)
+    try:
+        host.records.write_all(records)
+    except OSError as exc:
+        raise BulkheadError("Cannot record %s: %s. It is as declared, but would not be restored after a reboot. Mend that and run again." % (
+            ", ".join(sorted("%s %s" % key for key in records)[:5]), reason(exc))) from exc
+    host.forget()
     return Outcome(plans)
 
 

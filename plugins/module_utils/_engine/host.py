@@ -44,6 +44,13 @@ class Host:
         self.promised = set()  # (noun, name) that an earlier task of the play, or an earlier part of this plan, makes
         self._cache = {}
 
+    def another(self):
+        """A second object of the same host, which has read nothing yet: for a run within a step of this one's."""
+        other = Host(self._run, self.proc, self.sys, self.cgroup, self.state, self.etc, self.lib, self.log, self.netns, self.lock, self.units,
+                     self.names, self.bus)
+        other._systemd, other.booting = self._systemd, self.booting
+        return other
+
     def run(self, argv, data=None, env=None):
         """Run a command in the C locale: (exit status, output, errors)."""
         if self._run is None:

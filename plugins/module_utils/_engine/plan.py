@@ -15,16 +15,18 @@ class Step:
     ``apply`` and ``undo`` take no arguments; ``apply`` tolerates its own half-done result from a killed run;
     ``undo`` is None where nothing has to be taken back. ``together``: a function of the host and a list of things, with ``thing``
     the one of this step: it does ahead, at once for the steps of many plans, what ``apply`` then finds done, or raises for.
-    ``gather``: the same, but not before all plans have come so far; it raises nothing.
+    ``gather``: the same, but not before all plans have come so far; it raises nothing. ``instead``: in place of undoing this step and
+    those after it, one by one, this brings back what was before, and raises what it could not.
     """
 
-    __slots__ = ("name", "apply", "undo", "together", "thing", "ahead", "gather")
+    __slots__ = ("name", "apply", "undo", "together", "thing", "ahead", "gather", "instead")
 
-    def __init__(self, name, apply, undo=None, together=None, thing=None, gather=None):
+    def __init__(self, name, apply, undo=None, together=None, thing=None, gather=None, instead=None):
         self.name = name
         self.apply = apply
         self.undo = undo
         self.together, self.thing, self.ahead, self.gather = together, thing, False, gather
+        self.instead = instead
 
 
 class Plan:
@@ -48,9 +50,9 @@ class Plan:
     def actions(self):
         return [step.name for step in self.steps]
 
-    def add(self, name, apply, undo=None, together=None, thing=None, gather=None):
+    def add(self, name, apply, undo=None, together=None, thing=None, gather=None, instead=None):
         """Append a step."""
-        self.steps.append(Step(name, apply, undo, together, thing, gather))
+        self.steps.append(Step(name, apply, undo, together, thing, gather, instead))
 
     def differ(self, key, before, after):
         """Note a difference of one declared key; None before or after means that it is not there."""
@@ -163,11 +165,13 @@ def _run(plan):
 
 def _undo(done):
     undone, stuck = [], []
-    for step in reversed(done):
-        if step.undo is None:
+    covered = next((place for place, step in enumerate(done) if step.instead is not None), len(done))
+    for step in done[covered:covered + 1] + done[:covered][::-1]:
+        undo = step.instead or step.undo
+        if undo is None:
             continue
         try:
-            step.undo()
+            undo()
             undone.append(step.name)
         except (BulkheadError, OSError) as exc:
             stuck.append("%s (%s)" % (step.name, reason(exc)))
