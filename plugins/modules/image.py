@@ -19,8 +19,9 @@ description:
     or in a form that can be read in two ways is refused with the entry named, and nothing of it stays.
   - An image is unchanged when its source has the digest that it was imported from. That is told without unpacking anything.
     The digest of an OCI image is that of its manifest, of a docker-archive that of the config (the image's ID), of a tar archive and of a
-    file system that of the file, and of a directory that of its whole content. O(host) and O(bootstrap) say of themselves. A file with the
-    same path, inode, size and times as at its import is not read again, and neither is the content of a directory in which all files have theirs.
+    file system that of the file, of a directory that of its whole content, and of a bundle that of the image, as
+    M(bulkhead.isolation.image_info) tells it. O(host) and O(bootstrap) say of themselves. A file with the same path, inode, size and times as
+    at its import is not read again, and neither is the content of a directory in which all files have theirs.
   - Builds an image O(from) another by O(steps), of which each is a layer. An unchanged build does nothing.
   - A layer gets its name when all of it is on the disk, and an image after its layers. A run that is killed leaves an image as
     it was, and what it leaves beside is removed by the next run.
@@ -59,6 +60,14 @@ options:
     type: path
   erofs:
     description: The same of a file that is an erofs file system, without further files of data.
+    type: path
+  bundle:
+    description:
+      - A file that O(pack) has written, on this host or another. Layers that are not in it are taken from the store, where they have to be.
+      - The image gets the layers and the config of the one that was packed, and so has the same digest, which is what O(digest) tells. Nothing of
+        the file is trusted. Each layer has to be what its digest says, and all of it what the image's digest says.
+      - With O(digest) the image is unchanged as long as it has that, whether the file is there or not. Files that are set-user-ID are
+        allowed here, as they were where the image was made.
     type: path
   commit:
     description:
@@ -142,8 +151,8 @@ options:
   allow_setuid:
     description:
       - Whether files may be set-user-ID or set-group-ID or have capabilities. Without it an image with such files is refused.
-      - The root file systems of distributions have some, as C(su) and C(passwd) are. By default it is V(true) with O(host) and O(bootstrap), and
-        V(false) otherwise.
+      - The root file systems of distributions have some, as C(su) and C(passwd) are. By default it is V(true) with O(host), O(bootstrap) and
+        O(bundle), and V(false) otherwise.
     type: bool
   allow_devices:
     description: Whether there may be device nodes. Without it an image with such is refused. A sandbox has its own C(/dev).
@@ -168,6 +177,14 @@ options:
       - What was exported there before is replaced when the image has changed. Anything else is refused.
       - The same image is always the same bytes. Layers are not compressed.
     type: path
+  pack:
+    description:
+      - Writes the image to a file for the store of another host, which takes it as O(bundle). It is a dictionary.
+      - C(path) is required. Its parent is there. A bundle of before is replaced when it is another one. Anything else is refused.
+      - C(layers) is a list of the digests of the layers to have in it, those that the other store lacks. By default all are.
+      - C(owner) is the number of the user who alone may read it, by default root. The role P(bulkhead.isolation.image#role) does all of this
+        between the hosts of an inventory, with C(from_host).
+    type: dict
   prune:
     description:
       - Whether to remove all layers that are of no image and in no mount and no recorded declaration.
@@ -280,6 +297,18 @@ EXAMPLES = r"""
     name: tools
     export: /srv/out/tools
 
+- name: Write it for another host, which has all layers but one
+  bulkhead.isolation.image:
+    name: shop
+    pack:
+      path: /srv/out/shop.bundle
+      layers: ["sha256:6cb8d0a4ac8e1c2d3d0a7e5e3b9d7c4a1f00c5c7e9be7d4a0b1c2d3e4f5a6b7c"]
+
+- name: Take it there
+  bulkhead.isolation.image:
+    name: shop
+    bundle: /srv/in/shop.bundle
+
 - name: Remove it
   bulkhead.isolation.image:
     name: tools
@@ -341,6 +370,24 @@ image:
           its parent, and there is no digest.
       returned: when present
       type: dict
+packed:
+  description: The bundle that is at the path of O(pack) after the run. None where there is none.
+  returned: with O(pack)
+  type: dict
+  contains:
+    path:
+      description: Its path.
+      returned: always
+      type: str
+    layers:
+      description: The digests of the layers in it, the lowest first.
+      returned: always
+      type: list
+      elements: str
+    size:
+      description: Its bytes.
+      returned: always
+      type: int
 actions:
   description: The names of the steps taken, in check mode of those to be taken.
   returned: success
@@ -367,6 +414,7 @@ def main():
         directory=dict(type="path"),
         squashfs=dict(type="path"),
         erofs=dict(type="path"),
+        bundle=dict(type="path"),
         commit=dict(type="str"),
         steps=dict(type="list", elements="dict", no_log=True),  # in it are values of environments
         host=dict(type="raw"),
@@ -380,6 +428,7 @@ def main():
         limits=dict(type="dict"),
         verify=dict(type="bool", default=False),
         export=dict(type="path"),
+        pack=dict(type="dict"),
         prune=dict(type="bool", default=False),
         state=dict(type="str", choices=["present", "absent"], default="present"),
         **{"from": dict(type="str")},

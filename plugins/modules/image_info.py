@@ -20,6 +20,10 @@ options:
   name:
     description: The name of one image. Without it all are shown.
     type: str
+  verify:
+    description: Whether to read all layers in the store, and to say of each whether it is what its digest says.
+    type: bool
+    default: false
 seealso:
   - module: bulkhead.isolation.image
 """
@@ -134,6 +138,10 @@ layers:
       description: The mount or recorded declaration that it is in. None when it is in none.
       returned: always
       type: str
+    damaged:
+      description: In words what is wrong with it, with O(verify). None where nothing is, or nobody has looked.
+      returned: always
+      type: str
     unused:
       description: Whether O(bulkhead.isolation.image#module:prune) would remove it.
       returned: always
@@ -147,6 +155,7 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._resources impo
 def main():
     run_info(image, dict(
         name=dict(type="str"),
+        verify=dict(type="bool", default=False),
     ))
 
 

@@ -51,6 +51,13 @@ def archive(root):
     yield bytes(2 * BLOCK)
 
 
+def file_header(name, size):
+    """The header of a file of root's alone; it is of one length, whatever the size. Not for long names."""
+    text = _record(b"size", b"%020d" % size)
+    return _block(b"PaxHeaders/" + name.encode(), b"x", len(text), 0o600) + text + bytes(-len(text) % BLOCK) + _block(
+        name.encode(), b"0", size % 8 ** 11, 0o600)
+
+
 def _header(name, kind, size, found, link=b"", xattrs=None):
     """The header of an entry, behind one of what does not fit into it."""
     seconds, fraction = divmod(found.st_mtime_ns, 10 ** 9)

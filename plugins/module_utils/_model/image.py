@@ -6,16 +6,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from .._kernel.loopdev import KINDS as MOUNTED
 from .._kernel.unpack import Rules
 from . import build, image_sources, oci, values
 
 STATES = ("present", "absent")
-SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from") + MOUNTED
+SOURCES = ("oci", "docker", "tar", "directory", "commit", "host", "bootstrap", "from", "bundle") + MOUNTED
 KEYS = ("name",) + SOURCES + (
-    "steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "prune", "state")
-OF_DIGEST = ("oci", "docker", "tar", "directory", "commit") + MOUNTED  # whose digest can be declared
-OF_DISTRIBUTIONS = ("host", "bootstrap")  # files that are set-user-ID are a part of these
+    "steps", "reference", "platform", "digest", "config", "allow_setuid", "allow_devices", "limits", "verify", "export", "pack", "prune", "state")
+OF_DIGEST = ("oci", "docker", "tar", "directory", "commit", "bundle") + MOUNTED  # whose digest can be declared
+SET_UID = ("host", "bootstrap", "bundle")  # such files are a part of distributions; of a bundle they were allowed where the image was made
 CONFIG = ("entrypoint", "command", "env", "user", "workdir", "stop_signal", "labels", "ports", "volumes")
 # bytes where nothing else is said; the ratio is of what comes out of a decompressor to what goes in
 LIMITS = {"entries": 1000000, "size": 64 << 30, "file_size": 32 << 30, "ratio": 250}
@@ -46,12 +49,13 @@ class ImageSpec:
         spec.platform = each("platform", _platform) or oci.own_platform()
         spec.digest = each("digest", _digest)
         spec.export = each("export", values.absolute)
+        spec.pack = each("pack", Pack.from_options)
         spec.config = each("config", _config)
         spec.steps = each("steps", build.steps) or []
         spec.limits = dict(LIMITS, **(each("limits", _limits) or {}))
         spec._check(options, prefix, problems)
         if options.get("allow_setuid") is None:
-            spec.allow_setuid = spec.source in OF_DISTRIBUTIONS
+            spec.allow_setuid = spec.source in SET_UID
         spec.key, spec.kept = spec.name or "", ()
         spec.rules = Rules(spec.allow_setuid, spec.allow_devices, *(spec.limits[key] for key in ("entries", "size", "file_size")))
         return spec
@@ -72,8 +76,11 @@ class ImageSpec:
             problems.add(prefix + "from", "an image cannot be its own parent")
         if self.state == "absent" and named:
             problems.add(prefix + named[0], "an image that is to be absent needs no source")
-        if options.get("export") is not None and (self.state == "absent" or options.get("name") is None):
-            problems.add(prefix + "export", "this goes with an image that is to be present")
+        for key in ("export", "pack"):
+            if options.get(key) is not None and (self.state == "absent" or options.get("name") is None):
+                problems.add(prefix + key, "this goes with an image that is to be present")
+        if self.source == "bundle" and options.get("config") is not None:
+            problems.add(prefix + "config", "an image that comes in a bundle has that of the image that was packed")
         for key, sources in (("reference", ("oci", "docker")), ("platform", ("oci", "docker")), ("digest", OF_DIGEST), ("steps", ("from",))):
             if options.get(key) is not None and self.source not in sources:
                 problems.add(prefix + key, "this goes with %s" % " or ".join(sources))
@@ -82,6 +89,27 @@ class ImageSpec:
     def made_from(self):
         """What of the declaration says which image it is to be."""
         return {"type": self.source, "reference": self.reference, "platform": self.platform if self.source in ("oci", "docker") else None}
+
+
+class Pack:
+    """Where an image is written as a bundle: ``path``, the ``layers`` that are to be in it (None: all), and the user who may read it."""
+
+    __slots__ = ("path", "layers", "owner")
+
+    @classmethod
+    def from_options(cls, value, path, problems):
+        pack, value = cls(), values.mapping(value, path, problems, cls.__slots__)
+        pack.path = values.absolute(value.get("path"), path + ".path", problems)
+        pack.layers = None if value.get("layers") is None else [
+            _digest(each, "%s.layers[%d]" % (path, index), problems) for index, each in enumerate(values.items(value["layers"], path + ".layers", problems))]
+        pack.owner = values.integer(value.get("owner", 0), path + ".owner", problems, 0, (1 << 32) - 2)
+        return pack
+
+
+def digest_of(layers, config):
+    """The digest of an image: of the digests of its layers, the lowest first, and of what it says of its services."""
+    text = json.dumps({"layers": layers, "config": config}, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 _PARSERS = {"commit": values.name, "from": values.name, "host": image_sources.host, "bootstrap": image_sources.bootstrap}

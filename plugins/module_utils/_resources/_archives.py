@@ -4,7 +4,8 @@
 
 """Archives that were brought to the host for an image, by the role: archives/IMAGE/NAME below our directory.
 
-One that is the source of its image stays, so that it is fetched once and a damaged layer can be made again. All others go.
+One that is the source of its image stays, so that it is fetched once and a damaged layer can be made again. All others go, and a bundle
+with the import for which it was brought, whether that comes to its end or is refused.
 """
 
 from __future__ import annotations
@@ -29,10 +30,18 @@ def plan(host, spec, plan):
     if spec.name is None or spec.state == "present" and spec.source is None:
         return
     folder = "%s/%s" % (_top(host), spec.name)
-    left = [name for name in _list(folder) if spec.state == "absent" or "%s/%s" % (folder, name) != spec.path]
+    needed = spec.path if spec.state == "present" and (spec.source != "bundle" or ("image", spec.name) in host.promised) else None
+    left = [name for name in _list(folder) if "%s/%s" % (folder, name) != needed]
     empty = [path for path in (folder, _top(host)) if os.path.isdir(path) and not _list(path)]  # as a killed run leaves it
     if left or empty:
         plan.add("remove archives of image %s" % spec.name, lambda: _remove(host, spec.name, left))
+
+
+def use_up(host, spec):
+    """Remove a bundle that was brought."""
+    folder, name = os.path.split(spec.path)
+    if spec.source == "bundle" and folder == "%s/%s" % (_top(host), spec.name) and not host.check:
+        _remove(host, spec.name, [name])
 
 
 def is_empty(host):

@@ -33,9 +33,9 @@ def bring(spec, arrival, layer):
     path = arrival.room()
     _copy(layer, path + "/file")
     try:
-        loopdev.mount(path + "/file", path + "/tree", spec.source, _mounted.FLAGS)
+        loopdev.mount(path + "/file", path + "/tree", layer.filesystem, _mounted.FLAGS)
     except OSError as exc:
-        raise _not_mounted(exc, spec.source) from exc
+        raise _not_mounted(exc, layer.filesystem) from exc
     gate = unpack.Unpacker(None, spec.rules)
     root = os.open(path + "/tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -46,7 +46,7 @@ def bring(spec, arrival, layer):
     finally:
         os.close(root)
     first = {word: None if name is None else os.fsdecode(name) for word, name in (("setuid", gate.setuid), ("devices", gate.devices))}
-    return arrival.mounted(path, layer.digest, dict(first, filesystem=spec.source, entries=gate.entries, size=layer.size))
+    return arrival.mounted(path, layer.digest, dict(first, filesystem=layer.filesystem, entries=gate.entries, size=layer.size))
 
 
 def _not_mounted(exc, kind):

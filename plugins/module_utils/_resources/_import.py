@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 
 from .._kernel import manifest, streams, tarstream, unpack
 from .._kernel.tarstream import ArchiveError
-from .._model.image import MOUNTED
+from .._model.bundle import TAMPERED
+from .._model.image import digest_of
 from . import _file_system, _store
 from ._sources import Source
 
@@ -45,8 +44,7 @@ def named(name, digests, own, declared, made_from):
     """``own``: the config of the source; ``declared``: what the task says in place of it."""
     digests = _store.once(digests)
     config = {key: value for key, value in dict(own, **declared).items() if value is not None}
-    text = json.dumps({"layers": digests, "config": config}, sort_keys=True, separators=(",", ":"))
-    return {"name": name, "digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest(), "layers": digests, "config": config,
+    return {"name": name, "digest": digest_of(digests, config), "layers": digests, "config": config,
             "own_config": own, "declared_config": declared, "made_from": made_from}
 
 
@@ -59,11 +57,11 @@ def allowed(spec, known):
 
 def _layer(host, spec, source, arrival, layer, below, damaged):
     """The digest of one layer, in the store or on its way; ``below``: those of the layers under it, the lowest first."""
-    there = layer.digest if layer.region is None or spec.source in MOUNTED else layer.diff_id and _store.by_diff_id(host, layer.diff_id, below)
+    there = layer.tree or layer.diff_id and _store.by_diff_id(host, layer.diff_id, below)
     if there in _store.layers(host) and there not in damaged:
         allowed(spec, _store.layers(host)[there])
         return there
-    if spec.source in MOUNTED:
+    if layer.filesystem:
         return _file_system.bring(spec, arrival, layer)
     sources = []
 
@@ -74,7 +72,10 @@ def _layer(host, spec, source, arrival, layer, below, damaged):
             diff_id = _archive(spec, layer, unpacker)
             sources.append({"diff_id": diff_id, "over": list(below) if unpacker.leans else None})
 
-    return unpacked(arrival, arrival.room(), below, spec.rules, fill, {"sources": sources})
+    digest = unpacked(arrival, arrival.room(), below, spec.rules, fill, {"sources": sources})
+    if spec.source == "bundle" and digest != layer.tree:
+        raise ArchiveError("its layer %s is not what its digest says" % layer.tree, advice=TAMPERED)
+    return digest
 
 
 def unpacked(arrival, path, below, rules, fill, known):

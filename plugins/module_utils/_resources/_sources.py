@@ -13,9 +13,9 @@ import stat
 
 from .._kernel import manifest, streams, syscalls, tarstream, trees
 from .._kernel.tarstream import ArchiveError
-from .._model import oci
+from .._model import bundle, oci
 from .._model.errors import BulkheadError
-from .._model.image import MOUNTED
+from .._model.image import MOUNTED, digest_of
 from . import _bootstrap, _file_system, _host_root, _sandbox_image, _store
 from ._tree import Tree
 
@@ -26,12 +26,14 @@ _KEPT = 16 * _SMALL  # bytes of documents of an archive that is compressed as a 
 
 class Layer:
     """Where the archive of one layer is; what is None is not known before it is read. Without ``region`` it is a directory, and
-    ``digest`` that of the layer that it is to be."""
+    ``digest`` that of the layer that it is to be. ``tree`` is the latter, where that is known of an archive; ``filesystem`` is what a
+    layer is that is mounted."""
 
-    __slots__ = ("region", "digest", "diff_id", "size")
+    __slots__ = ("region", "digest", "diff_id", "size", "tree", "filesystem")
 
-    def __init__(self, region, digest=None, diff_id=None, size=None):
+    def __init__(self, region, digest=None, diff_id=None, size=None, tree=None, filesystem=None):
         self.region, self.digest, self.diff_id, self.size = region, digest, diff_id, size
+        self.tree, self.filesystem = tree or (digest if region is None or filesystem else None), filesystem
 
 
 class Content:
@@ -106,7 +108,9 @@ class Source:
         region = self.file()
         if self.spec.source in MOUNTED:
             digest = _file_system.look(self.host, region, self.spec.source, self.spec.limits)
-            return Content(digest, [Layer(region, digest=digest, size=region.size)])
+            return Content(digest, [Layer(region, digest=digest, size=region.size, filesystem=self.spec.source)])
+        if self.spec.source == "bundle":
+            return self._bundle(Packed(tarstream.Reader(tarstream.Places(region)), region, self.spec.limits["entries"]))
         if self.spec.source == "tar":
             digest = region.digest()
             return Content(digest, [Layer(region, digest=digest, size=region.size)])
@@ -206,6 +210,24 @@ class Source:
         self._check_platform(platform)
         return Content(digest, [Layer(files.region(self, each), None, diff_id) for each, diff_id in zip(layers, diff_ids)], service)
 
+    def _bundle(self, files):
+        """An image with those of its layers that are in the bundle; the others are in the store."""
+        layers, config = bundle.parse(files.read(bundle.NAME, _SMALL))
+        packed, found = files.names() - {bundle.NAME}, []
+        if packed - {bundle.file_of(digest) for digest, filesystem in layers}:
+            raise ArchiveError("it has what is no layer of its image")
+        for digest, filesystem in layers:
+            if bundle.file_of(digest) in packed:
+                region = files.region(self, bundle.file_of(digest))
+                if filesystem and digest not in _store.layers(self.host) and digest != _file_system.look(self.host, region, filesystem, self.spec.limits):
+                    raise ArchiveError("its layer %s is not what its digest says" % digest, advice=bundle.TAMPERED)
+                found.append(Layer(region, digest=digest if filesystem else None, size=region.size, tree=digest, filesystem=filesystem))
+            elif digest in _store.layers(self.host):
+                found.append(Layer(None, digest=digest))
+            else:
+                raise ArchiveError("its layer %s is neither in it nor in the store" % digest, advice="Pack it with that layer")
+        return Content(digest_of([digest for digest, filesystem in layers], config), found, config)
+
 
 def _blob(entry):
     return "blobs/sha256/" + entry.digest.partition(":")[2]
@@ -265,6 +287,9 @@ class Packed:
         if not isinstance(place, tuple):
             raise ArchiveError("it has no file %s" % tarstream.shown(name.encode("utf-8", "surrogatepass")))
         return place
+
+    def names(self):
+        return {os.fsdecode(name) for name in self._files}
 
     def region(self, source, name):
         start, size, dummy = self._find(name)

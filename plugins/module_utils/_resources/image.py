@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
 from .._model.image import SOURCES, ImageSpec
-from . import _archives, _build, _export, _import, _mounted, _sandbox_image, _store
+from . import _archives, _build, _export, _import, _mounted, _pack, _sandbox_image, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -42,7 +42,7 @@ def _plan_present(host, spec, plan):
     if spec.source is None and known is None:
         raise BulkheadError("Cannot make image %s: there is none, and no source is named. Name one: %s." % (
             spec.name, ", ".join(SOURCES)))
-    damaged = _damaged(host, spec, known) if known else {}
+    damaged = _damaged(host, known["layers"], spec.verify) if known else {}
     if spec.source is None:
         if damaged:
             raise BulkheadError("Cannot use image %s: %s. Name its source, to have it made again." % (spec.name, "; ".join(damaged.values())))
@@ -57,6 +57,7 @@ def _plan_present(host, spec, plan):
         try:
             own = _plan_source(host, spec, plan, known, damaged)
         except ArchiveError as exc:
+            _archives.use_up(host, spec)
             raise _refusal(spec, exc) from exc
     if own is not None and spec.source != "from":
         _mounted.plan_mounts(host, known["layers"], plan)
@@ -69,15 +70,17 @@ def _plan_present(host, spec, plan):
         own = None
     if spec.export:
         _export.plan(host, spec, plan, imported=own is None)
+    if spec.pack:
+        _pack.plan(host, spec, plan, imported=own is None)
 
 
-def _damaged(host, spec, known):
+def _damaged(host, layers, verify):
     """{digest: what is wrong with it}; what is there is read with verify only."""
     found = {}
-    for digest in dict.fromkeys(known["layers"]):
+    for digest in dict.fromkeys(layers):
         if digest not in _store.layers(host):
             found[digest] = "its layer %s is missing" % _store.short(digest)
-        elif spec.verify:
+        elif verify:
             wrong = (_mounted if _store.layers(host)[digest].get("filesystem") else _store).damage(host, digest)
             if wrong:
                 found[digest] = "its layer %s is damaged: %s %s" % (_store.short(digest), *wrong)
@@ -86,34 +89,44 @@ def _damaged(host, spec, known):
 
 def _plan_source(host, spec, plan, known, damaged):
     """The config of the image when it stays, None when it is imported."""
+    packed = spec.source == "bundle"  # whose digest is the image's own, whatever that was made from here
+    if packed and known and not damaged and known["digest"] == spec.digest:
+        return _stays(host, spec, known)
     with Source(host, spec) as source:
+        if packed and damaged and not host.check and not source.exists():
+            raise ArchiveError("; ".join(damaged.values()), advice="Bring a bundle with that layer")
         if host.check and not source.exists():
             plan.warn("%s does not exist yet; an earlier task is expected to make it." % spec.path)
             plan.add("import image %s from %s" % (spec.name, spec.path), lambda: None)
             host.promised.add((NOUN, spec.name))
             return None
         key, made_from = source.key(), known["made_from"] if known else {}
-        same = bool(known) and not damaged and all(made_from.get(word) == value for word, value in spec.made_from.items())
+        same = bool(known) and not damaged and not packed and all(made_from.get(word) == value for word, value in spec.made_from.items())
         if same and key is not None and key == made_from["key"] and (spec.digest is None or spec.digest in made_from["digests"]):
             return _stays(host, spec, known)
         content = source.content()
     if spec.digest is not None and spec.digest not in content.digests:
         raise ArchiveError("its digest is %s, not the one that is declared" % content.digest, advice="Correct digest, or bring the right source")
-    if known and not damaged and made_from["type"] == spec.source and made_from["digest"] == content.digest:
+    if known and not damaged and (known["digest"] if packed else made_from["type"] == spec.source and made_from["digest"]) == content.digest:
         return _stays(host, spec, known)
+    for layer in content.layers if packed else ():
+        if layer.region is None and layer.tree in damaged:
+            raise ArchiveError("%s, and it is not in it" % damaged[layer.tree], advice="Pack it with that layer")
     _refuse_busy(host, spec, damaged)
     plan.differ("source", {"type": made_from["type"], "digest": made_from["digest"]} if known else None, {"type": spec.source, "digest": content.digest})
     if damaged:
         plan.differ("damaged", sorted(damaged.values()), [])
 
-    _mounted.plan_mounts(host, [layer.digest for layer in content.layers if layer.digest not in damaged], plan)
-    config = spec.config if spec.config is not None else known["declared_config"] if known else {}
+    _mounted.plan_mounts(host, [layer.tree for layer in content.layers if layer.tree not in damaged], plan)
+    config = spec.config if spec.config is not None else known["declared_config"] if known and not packed else {}
 
     def act():
         try:
             _import.bring(host, spec, content, key, config, damaged)
         except ArchiveError as exc:
             raise _refusal(spec, exc) from exc
+        finally:
+            _archives.use_up(host, spec)
 
     plan.add("import image %s from %s" % (spec.name, spec.path), act, lambda: _store.put_back(host, spec.name, known))
     host.promised.add((NOUN, spec.name))
@@ -217,14 +230,16 @@ def _show_layer(host, digest, name=None):
 
 def result(host, params, outcome):
     """What a module returns beside the usual."""
-    name = params.get("name")
-    return {"image": (show(host, name) or {"name": name, "state": "absent"}) if name else None}
+    name, pack = params.get("name"), params.get("pack")
+    return dict({"image": (show(host, name) or {"name": name, "state": "absent"}) if name else None},
+                **{"packed": _pack.result(host, name, pack["path"])} if pack else {})
 
 
 def info(host, params):
     """What the _info module returns."""
     wanted = [params["name"]] if params.get("name") else _store.names(host)
-    unused = set(_store.unused(host))
+    unused, layers = set(_store.unused(host)), sorted(_store.layers(host))
+    damaged = _damaged(host, layers, params.get("verify"))
     return {"images": [found for found in (show(host, name) for name in wanted) if found is not None],
-            "layers": [dict(_show_layer(host, digest), unused=digest in unused, in_use_by=_store.in_use(host).get(digest))
-                       for digest in sorted(_store.layers(host))]}
+            "layers": [dict(_show_layer(host, digest), unused=digest in unused, in_use_by=_store.in_use(host).get(digest), damaged=damaged.get(digest))
+                       for digest in layers]}
