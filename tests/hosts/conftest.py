@@ -15,14 +15,18 @@ import sys
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:0] = [HERE, HERE + "/effects"]
 
+import record  # noqa: E402
 import remote  # noqa: E402
+from record import pytest_runtest_makereport  # noqa: E402, F401  pylint: disable=unused-import
 
 JAIL = "/srv/jail"
 
 
 def pytest_configure(config):
+    record.pytest_configure(config)
     config.addinivalue_line("markers", "core: also part of `make test`, on one host")
 
 
@@ -36,6 +40,7 @@ def pytest_generate_tests(metafunc):
 def machine(request):
     """One virtual machine for all tests on it; it and its directory are removed at the end."""
     host = remote.Host(request.param, "test-%s-%d" % (request.param, os.getpid()))
+    request.session.stash[record.KIND] = host.name
     yield host
     host.destroy()
 

@@ -54,6 +54,8 @@ def served(host):
     return page.strip(), host.run(["nsenter", "--target", pid, "--all", "/bin/sh", "-eu", "-c", LOOK]).splitlines()
 
 
+@pytest.mark.proves("image")
+@pytest.mark.proves("image after a reboot")
 def test_the_host_and_a_build_over_it_and_a_reboot(ready):
     """Check mode says what is made. What a sandbox runs of it is there after a reboot, with nothing left to do; what was declared absent is gone."""
     python = ready.run("dpkg-query --show python3").split()[1]

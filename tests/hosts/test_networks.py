@@ -135,6 +135,8 @@ def seen(host, published, port):
             "host": host.run(["python3", "-c", ASK, "127.0.0.1/8080"]).split()[0], "outside": from_outside.split()[0]}
 
 
+@pytest.mark.proves("network")
+@pytest.mark.proves("network after a reboot")
 def test_a_pair_of_sandboxes_and_a_reboot(ready, jail, outside):
     """They talk by name; one is published, and is denied the outside. A reboot brings all of it back; the removal leaves nothing."""
     before = ready.run(STATE)

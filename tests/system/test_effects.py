@@ -25,17 +25,6 @@ KILLED = -signal.SIGKILL
 DAYS = 10 * 86400
 
 
-@pytest.fixture(autouse=True)
-def kept(request, host):
-    """The host is one without systemd: what is found goes to its column."""
-    trees = host.cgroups()
-    if trees.home("memory") in (None, "unified"):
-        pytest.fail("this test is for a private host with v1 controllers: run it without --cgroup v2")
-    request.session.stash[record.KIND] = "plain"
-    yield
-    request.session.stash[record.KIND] = None
-
-
 @pytest.fixture
 def agent(leaves_nothing):
     found = agents.Agent()

@@ -354,6 +354,7 @@ def test_values_are_not_told(converge, refuse):
                 assert b"a-secret-value" not in content and b"other-secret" not in content, name
 
 
+@pytest.mark.proves("image")
 def test_a_sandbox_of_it(converge):
     parent(converge)
     converge("image", **build(run("echo 1 > /srv/1"), config={"command": ["/bin/sleep", "1000"], "workdir": "/srv"}))

@@ -74,6 +74,7 @@ def tree():
     return drive.info("image", name="base")["images"][0]["lower"][0]
 
 
+@pytest.mark.proves("image")
 def test_a_service_of_the_host(converge, full_cycle):
     present = dict(name="base", host=said())
     full_cycle("image", present, dict(name="base", state="absent"))

@@ -112,6 +112,7 @@ def test_without_a_mount_namespace(converge, full_cycle):
     converge("sandbox", sandboxes=[dict(name="box", state="absent")], remove_data=True)
 
 
+@pytest.mark.proves("image after a reboot")
 def test_restored(converge):
     """After all that a reboot takes is gone, the record of the sandbox and the store are enough."""
     make(converge)

@@ -155,6 +155,7 @@ def routed(world):
     return world
 
 
+@pytest.mark.proves("network")
 def test_egress_that_is_denied_is_denied(routed, bridged):
     """To members of the same network too, to the host, to published ports; what comes in is answered all the same."""
     for place in ("web", "cache", "internet", None):

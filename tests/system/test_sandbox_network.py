@@ -112,6 +112,7 @@ def test_every_state_is_predicted_made_and_kept(full_cycle, lab, declare):
     assert not os.path.exists("/etc/netns/web") and links() == ["bh-lab", "lo"]
 
 
+@pytest.mark.proves("network")
 def test_they_talk_by_name_in_both_families(converge, lab, declare):
     options = declare("cache", "web")
     options["sandboxes"][0]["network"] = {"name": "lab", "aliases": ["redis"]}
@@ -158,6 +159,7 @@ def test_a_running_service_sees_who_comes_and_goes(converge, lab, declare):
     assert (main_pid("web", "find"), started(pid)) == (pid, born)
 
 
+@pytest.mark.proves("network")
 def test_a_published_port_leads_there_and_changes_under_open_connections(converge, lab, declare):
     options = declare("web")
     options["sandboxes"][0]["network"] = {"name": "lab", "publish": ["8080:7000"]}
@@ -272,6 +274,7 @@ def test_a_dead_keeper_and_a_new_namespace_get_a_new_link(converge, lab, declare
     assert not converge("sandbox", **options)["changed"]
 
 
+@pytest.mark.proves("network after a reboot")
 def test_after_a_reboot_all_have_the_addresses_that_they_had(converge, lab, declare):
     from module_utils._program import host as whole_host, whole
     from module_utils._engine.engine import converge as act

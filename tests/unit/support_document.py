@@ -42,17 +42,22 @@ ROWS = {
     "user namespace": "Root inside is another user outside, and owns its files",
     "cgroup namespace": "`/proc/self/cgroup` inside is `/`",
     "pid, uts, net, ipc, mnt namespaces": "Each shows its own",
+    "network": "Members find each other by name; what is published is reached, and what is denied is not",
+    "network after a reboot": "Its members are back with their addresses",
+    "image": "A service runs over the host's own root, and over a build",
+    "image after a reboot": "Its sandbox is back, and a run changes nothing",
 }
-PLACES = {"hosts": "tests/hosts/effects", "plain": "tests/system"}
+PLACES = {"hosts": "tests/hosts", "plain": "tests/system"}
 
 
 def proofs(folder):
     """The rows that tests in a folder are marked to prove."""
     found = set()
-    for name in sorted(os.listdir(os.path.join(ROOT, folder))):
-        if name.endswith(".py"):
-            with open(os.path.join(ROOT, folder, name), encoding="utf-8") as stream:
-                found.update(re.findall(r'mark\.proves\("([^"]+)"\)', stream.read()))
+    for where, dummy, names in os.walk(os.path.join(ROOT, folder)):
+        for name in names:
+            if name.endswith(".py"):
+                with open(os.path.join(where, name), encoding="utf-8") as stream:
+                    found.update(re.findall(r'mark\.proves\("([^"]+)"\)', stream.read()))
     return found
 
 

@@ -17,7 +17,6 @@ sys.path.insert(0, HERE)
 
 import guest as guests  # noqa: E402
 import record  # noqa: E402
-from record import pytest_configure, pytest_runtest_makereport  # noqa: E402, F401  pylint: disable=unused-import
 
 DATA = "/var/tmp/bulkhead-data"  # on the disk, two files to read from and write to
 SWAP = "/var/tmp/bulkhead-swap"

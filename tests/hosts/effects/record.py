@@ -4,7 +4,7 @@
 
 """What the tests found on a host, in build/support/KIND.json, of which tests/unit/support_document.py makes docs/support.md.
 
-Its two hooks are pytest's: a conftest.py imports them."""
+Its two hooks are pytest's: a conftest.py imports them, and says in the session's stash of which KIND the host is."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def pytest_configure(config):
 def pytest_runtest_makereport(item, call):
     """Write down what a test that is marked `proves` has proved."""
     outcome = (yield).get_result().outcome
-    marker = item.get_closest_marker("proves")
     kind = item.session.stash.get(KIND, None)
-    if marker and kind and (call.when == "call" or call.excinfo):
+    for marker in item.iter_markers("proves") if kind and (call.when == "call" or call.excinfo) else ():
         note(kind, marker.args[0], outcome, item.stash.get(REASON, None), item.nodeid.rpartition("/")[2])
 
 
