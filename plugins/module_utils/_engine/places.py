@@ -49,7 +49,7 @@ def ensure(host):
     mount = host.mounts().top(library)
     if mount is None:
         os.makedirs(library, mode=0o755, exist_ok=True)
-        sc.mount(library, library, None, sc.MS_BIND)
+        sc.mount(library, library, None, sc.MS_BIND | sc.MS_REC)  # roots may lie on another file system
     if mount is None or host.aside and mount.shared:  # what is mounted below it there is of no concern to pid 1
         sc.mount(None, library, None, sc.MS_PRIVATE)
         host.forget()

@@ -30,9 +30,9 @@ class Entry:
 
     __slots__ = ("path", "parent", "name", "stat", "_xattrs")
 
-    def __init__(self, path, parent, name, found):
+    def __init__(self, path, parent, name, found, known=None):
         self.path, self.parent, self.name, self.stat = path, parent, name, found
-        self._xattrs = None
+        self._xattrs = known
 
     @property
     def xattrs(self):
@@ -136,8 +136,13 @@ class Manifest:
 
 def of(root, known=None):
     """The Manifest of the tree ``root`` (descriptor). ``known``: {inode: sha256 in hex} of content that need not be read again."""
+    return of_entries(walk(root), known)
+
+
+def of_entries(entries, known=None):
+    """The same of some Entries."""
     lines, groups, size, known = {}, {}, 0, known or {}
-    for entry in walk(root):
+    for entry in entries:
         kind = stat.S_IFMT(entry.stat.st_mode)
         if kind == stat.S_IFSOCK:
             continue  # it means nothing without the process that made it

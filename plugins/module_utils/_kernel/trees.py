@@ -17,7 +17,7 @@ from . import syscalls
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _SAME_MOUNT = syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_BENEATH
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # the kernel's own limit of symlinks in one walk
 
 
@@ -185,11 +185,11 @@ def end_of_links(root, path):
 def _enter(directory, name):
     """Open a sub-directory for reading; EXDEV when another mount lies on it."""
     try:
-        return syscalls.openat2(directory, name, _DIRECTORY, _SAME_MOUNT)
+        return syscalls.openat2(directory, name, DIRECTORY, _SAME_MOUNT)
     except OSError as exc:
         if not _missing_openat2(exc):
             raise
-    fd = os.open(name, _DIRECTORY, dir_fd=directory)
+    fd = os.open(name, DIRECTORY, dir_fd=directory)
     if mount_id(fd) != mount_id(directory):
         os.close(fd)
         raise _error(errno.EXDEV, name)
@@ -210,7 +210,7 @@ def _walk_tree(directory, visit_file, leave_directory):
     ``visit_file(fd, name)`` may return True to end the walk; ``leave_directory(fd, name)`` is called in the parent.
     Going up is by `..`, checked to be the directory that we came from: one moved away meanwhile ends the walk.
     """
-    here = os.open(".", _DIRECTORY, dir_fd=directory)
+    here = os.open(".", DIRECTORY, dir_fd=directory)
     above = []  # for each directory we are in: its name, its parent's identity, the parent's names still to do
     try:
         todo = _names(here)
@@ -230,7 +230,7 @@ def _walk_tree(directory, visit_file, leave_directory):
             if not above:
                 return False
             name, identity, todo = above.pop()
-            parent = os.open("..", _DIRECTORY, dir_fd=here)
+            parent = os.open("..", DIRECTORY, dir_fd=here)
             os.close(here)
             here = parent
             found = os.fstat(here)
@@ -266,7 +266,7 @@ def remove_tree(parent, name):
 
 def is_empty(directory):
     """Whether an open directory has no entries."""
-    fd = os.open(".", _DIRECTORY, dir_fd=directory)
+    fd = os.open(".", DIRECTORY, dir_fd=directory)
     try:
         with os.scandir(fd) as entries:
             return next(entries, None) is None

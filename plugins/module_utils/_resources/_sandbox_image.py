@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 from .._model.errors import BulkheadError, Problems
-from .._model.sandbox import UPPERS
 from .._model.service import ServiceSpec
-from . import _store
+from . import _storage, _store
 
 _TIMES = ("interval", "timeout", "start_period")
 
@@ -61,20 +60,24 @@ def _declared(host, name):
     return options
 
 
-def upper(host, name):
-    """The directory of what a sandbox has written."""
-    return (_declared(host, name).get("overlay") or {}).get("upper") or "%s/%s/upper" % (UPPERS, name)
+def written(host, name):
+    """The directory in which lies what a sandbox has written."""
+    _declared(host, name)
+    return _storage.of_name(host, name).path(host, name)
 
 
 def layers(host, name):
     """(the digests of a sandbox's layers, the lowest first, the config of its image), if all of its layers are in the store."""
     options = _declared(host, name)
-    known = _store.image(host, options["image"]) if options.get("image") else None
-    if known:
-        return known["layers"], known["config"]
-    places, found = {_store.tree(host, digest): digest for digest in _store.layers(host)}, []
-    for path in (options.get("overlay") or {}).get("lower") or [""]:
-        if path not in places:
-            raise BulkheadError("Cannot commit sandbox %s: its layer %s is not in the store. Import it as an image first." % (name, path or "below"))
-        found.insert(0, places[path])
-    return found, {}
+    known, found = _store.image(host, options["image"]) if options.get("image") else None, _storage.of_name(host, name).find(host, name)
+    if found is not None:
+        chain = found.layers
+    elif known:
+        chain = known["layers"]
+    else:
+        places = {_store.tree(host, digest): digest for digest in _store.layers(host)}
+        chain = [places.get(path, path) for path in reversed((options.get("overlay") or {}).get("lower") or ["below"])]
+    for layer in chain:
+        if layer not in _store.layers(host):
+            raise BulkheadError("Cannot commit sandbox %s: its layer %s is not in the store. Import it as an image first." % (name, layer))
+    return chain, known["config"] if known else {}

@@ -7,6 +7,7 @@ the running host, a file that is a file system."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -16,7 +17,7 @@ from .._kernel.tarstream import ArchiveError
 from .._model import bundle, oci
 from .._model.errors import BulkheadError
 from .._model.image import MOUNTED, digest_of
-from . import _bootstrap, _file_system, _host_root, _sandbox_image, _store
+from . import _bootstrap, _file_system, _host_root, _sandbox_image, _storage, _store
 from ._tree import Tree
 
 _LINKS = 8  # of a docker-archive, from one layer to the same one under another name
@@ -53,17 +54,16 @@ class Source:
 
     def __init__(self, host, spec, whole=False):
         self.host, self.spec, self.whole = host, spec, whole
-        self._open, self._rooms, self._choice = [], [], None
+        self._open, self._rooms, self._choice = contextlib.ExitStack(), [], None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        for fd in self._open:
-            os.close(fd)
+        self._open.close()
         for name in self._rooms:
             _store.discard(self.host, name)
-        self._open, self._rooms = [], []
+        self._rooms = []
 
     def exists(self):
         return self.spec.source == "bootstrap" or os.path.lexists(self.spec.path)
@@ -125,7 +125,7 @@ class Source:
         return self._hold(os.open(self.spec.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def _hold(self, fd):
-        self._open.append(fd)
+        self._open.callback(os.close, fd)
         return fd
 
     def tree(self):
@@ -134,7 +134,9 @@ class Source:
             self._rooms.append(_bootstrap.room_name())
             root, choice = _bootstrap.make(self.host, self.spec, self._rooms[-1])
             return Tree(self._hold(root), False, choice)
-        return Tree(self.directory(), self.spec.source == "commit", self._chosen() if self.spec.source == "host" else None)
+        if self.spec.source == "commit":
+            return self._open.enter_context(_storage.of_name(self.host, self.spec.commit).members(self.host, self.spec.commit))
+        return Tree(self.directory(), choice=self._chosen() if self.spec.source == "host" else None)
 
     def _chosen(self):
         self._choice = self._choice or _host_root.Choice(self.host, self.spec.host)
@@ -143,14 +145,17 @@ class Source:
     def _commit(self):
         """The layers of a sandbox, and what it has written over them."""
         below, config = _sandbox_image.layers(self.host, self.spec.commit)
-        text = " ".join(below + [self._digest_of_tree()])
+        try:
+            text = " ".join(below + [_storage.of_name(self.host, self.spec.commit).digest(self.host, self.spec.commit)])
+        except OSError as exc:
+            raise _of(exc) from exc
         return Content("sha256:" + hashlib.sha256(text.encode()).hexdigest(), [Layer(None, digest=digest) for digest in below] + [Layer(None)], config)
 
     def _digest_of_tree(self):
         try:
             return manifest.of(self.directory()).digest
         except OSError as exc:
-            raise ArchiveError(exc.strerror, exc.filename if isinstance(exc.filename, bytes) else None) from exc
+            raise _of(exc) from exc
 
     def _packed(self, region):
         """The files of an archive of files; of one that is compressed as a whole, layers are to be had by unpacking it first."""
@@ -227,6 +232,11 @@ class Source:
             else:
                 raise ArchiveError("its layer %s is neither in it nor in the store" % digest, advice="Pack it with that layer")
         return Content(digest_of([digest for digest, filesystem in layers], config), found, config)
+
+
+def _of(exc):
+    """The ArchiveError for what the kernel says of a tree."""
+    return ArchiveError(exc.strerror, exc.filename if isinstance(exc.filename, bytes) else None)
 
 
 def _blob(entry):

@@ -56,6 +56,10 @@ class Driver:
         """{added, modified, deleted}: sorted paths, as `_kernel/changes.py: between` tells them; None where nothing can be written."""
         raise NotImplementedError
 
+    def path(self, host, name):
+        """The directory in which lies what was written, which need not be there."""
+        raise NotImplementedError
+
     def members(self, host, name):
         """A context manager: what was written as the members of an archive, as `_tree.Tree` gives them, with whiteouts."""
         raise NotImplementedError

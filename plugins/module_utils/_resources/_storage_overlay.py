@@ -77,6 +77,10 @@ class Overlay(_storage.Driver):
         plan.take(part, "overlay")
         plan.record(overlay.NOUN, layers.key, None)  # of the single module, if that changed it
 
+    def path(self, host, name):
+        declared = (host.records.options("sandboxes", name) or {}).get("overlay") or {}
+        return declared.get("upper") or "%s/uppers/%s/upper" % (host.lib, name)
+
     def changes(self, host, name):
         return overlay.changes(_shown(host, name))
 
@@ -84,11 +88,11 @@ class Overlay(_storage.Driver):
     def members(self, host, name):
         from ._tree import Tree
 
-        with _opened(upper(host, name)) as fd:
+        with _opened(self.path(host, name)) as fd:
             yield Tree(fd, upper=True)
 
     def digest(self, host, name):
-        with _opened(upper(host, name)) as fd:
+        with _opened(self.path(host, name)) as fd:
             return manifest.of(fd).digest
 
     def measure(self, host, name):
@@ -103,10 +107,10 @@ class Overlay(_storage.Driver):
 
     def save(self, host, name, path):
         os.makedirs(path + "/upper", mode=0o700)
-        _copy(upper(host, name), path + "/upper")
+        _copy(self.path(host, name), path + "/upper")
 
     def put_back(self, host, name, path):
-        now = upper(host, name)
+        now = self.path(host, name)
         aside = now + _layers.DISCARDED
         _layers.discard(host, aside)
         os.mkdir(aside, 0o700)
@@ -116,12 +120,6 @@ class Overlay(_storage.Driver):
 
     def forget(self, host, path):
         _layers.discard(host, path)
-
-
-def upper(host, name):
-    """The directory of what a sandbox has written, which is recorded."""
-    declared = (host.records.options("sandboxes", name) or {}).get("overlay") or {}
-    return declared.get("upper") or "%s/uppers/%s/upper" % (host.lib, name)
 
 
 def _shown(host, name):

@@ -22,7 +22,7 @@ import os
 import re
 
 from .._kernel import holders, loopdev, manifest, mountinfo, syscalls, trees
-from . import _layers
+from . import _layers, _storage_places
 
 _HEX = re.compile(r"layers/([0-9a-f]{64})(?![0-9a-f])")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -143,6 +143,9 @@ def _in_use(host):
         for name in host.records.names(noun) if folder.endswith(".d") else ():
             for digest in _HEX.findall(json.dumps(host.records.options(noun, name))):
                 found.setdefault("sha256:" + digest, "the declaration of %s" % name)
+    for name, digests in _storage_places.chains(host):
+        for digest in digests:
+            found.setdefault(digest, "the root of %s" % name)
     return found
 
 

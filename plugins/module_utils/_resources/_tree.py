@@ -22,17 +22,18 @@ class Tree:
     """A directory as members, as a tarstream.Reader gives them: parents first, one name of a file before its others.
 
     ``upper``: it is the upper of an overlay, whose whiteouts and opaque directories become those of an archive. ``choice`` says what is
-    taken and in which form, as `_host_root.Choice` does.
+    taken and in which form, as `_host_root.Choice` does. ``entries``: what it is made of, where that is not all of the directory.
     """
 
-    def __init__(self, root, upper=False, choice=None):
-        self._root, self._upper, self._choice = root, upper, choice
+    def __init__(self, root, upper=False, choice=None, entries=None):
+        self._upper, self._choice = upper, choice
+        self._entries = manifest.walk(root, choice and choice.choose) if entries is None else entries
         self._entry, self._content, self._first, self._whole = None, None, {}, set()
 
     def __iter__(self):
         kinds = {stat.S_IFREG: tarstream.FILE, stat.S_IFDIR: tarstream.DIRECTORY, stat.S_IFLNK: tarstream.SYMLINK,
                  stat.S_IFCHR: tarstream.CHARACTER, stat.S_IFBLK: tarstream.DEVICE, stat.S_IFIFO: tarstream.FIFO}
-        for entry in manifest.walk(self._root, self._choice and self._choice.choose):
+        for entry in self._entries:
             found, kind = entry.stat, kinds.get(stat.S_IFMT(entry.stat.st_mode))
             if kind is None:
                 continue  # a socket, which means nothing without the process that made it

@@ -53,7 +53,7 @@ def _plan_present(host, spec, plan):
         own = _build.plan(host, spec, plan, known, damaged)
     else:
         if spec.source == "commit":
-            spec.path = _sandbox_image.upper(host, spec.commit)
+            spec.path = _sandbox_image.written(host, spec.commit)
         try:
             own = _plan_source(host, spec, plan, known, damaged)
         except ArchiveError as exc:

@@ -1,0 +1,52 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The subvolumes of btrfs, by the ioctls of linux/btrfs.h."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from . import syscalls, trees
+
+MAGIC = 0x9123683E
+_CREATE, _SNAPSHOT, _DESTROY = 0x5000940E, 0x50009417, 0x5000940F
+_GET_FLAGS, _SET_FLAGS = 0x80089419, 0x4008941A
+_READ_ONLY = 2
+_FIRST_INODE = 256  # of the directory at the top of a subvolume
+
+
+def is_subvolume(path):
+    """Is this the top directory of a subvolume?"""
+    return os.lstat(path).st_ino == _FIRST_INODE and syscalls.fs_magic(path) == MAGIC
+
+
+def create(parent, name):
+    """Make an empty subvolume in an open directory."""
+    fcntl.ioctl(parent, _CREATE, struct.pack("q4088s", 0, os.fsencode(name)))
+
+
+def snapshot(source, parent, name):
+    """Make a subvolume, which can be written, of what an open one holds now; subvolumes in it are empty directories there."""
+    fcntl.ioctl(parent, _SNAPSHOT, struct.pack("qQQ32x4040s", source, 0, 0, os.fsencode(name)))
+
+
+def make_read_only(fd):
+    flags = bytearray(8)
+    fcntl.ioctl(fd, _GET_FLAGS, flags)
+    fcntl.ioctl(fd, _SET_FLAGS, struct.pack("Q", struct.unpack("Q", flags)[0] | _READ_ONLY))
+
+
+def remove(parent, name):
+    """Remove the subvolume or directory ``name`` of an open directory, with the subvolumes that somebody has made in it."""
+    try:
+        fcntl.ioctl(parent, _DESTROY, struct.pack("q4088s", 0, os.fsencode(name)))
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTEMPTY, errno.ENOTTY):  # no subvolume, or with others in it
+            raise
+        trees.remove_tree(parent, name)  # rmdir(2) removes an empty subvolume
