@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Loop devices: a file as a block device that is only read, and that lets go of its file with its last user (loop(4), Linux 5.8)."""
+"""Loop devices: a file as a block device, that lets go of its file with its last user (loop(4), Linux 5.8)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,25 @@ def there():
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(*_CONTROL_NUMBER)
 
 
-def mount(path, target, fstype, flags):
-    """Mount the file system that is in the file ``path``. With the mount the device goes, and with a process that is killed before."""
-    with _attached(path) as device:
-        syscalls.mount(device, target, fstype, flags | syscalls.MS_RDONLY)
+def mount(path, target, fstype, flags, data=None, written=False):
+    """Mount the file system that is in the file ``path``, to be ``written`` or only read.
+
+    With the mount the device goes, and with a process that is killed before.
+    """
+    with attached(path, written) as device:
+        syscalls.mount(device, target, fstype, flags | (0 if written else syscalls.MS_RDONLY), data)
+
+
+def in_use(path):
+    """Has any device the file ``path`` behind it, be it mounted or not?"""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = _find(file, "/".join(path.split("/")[-2:]))
+    finally:
+        os.close(file)
+    if found:
+        os.close(found[0])
+    return found is not None
 
 
 def is_of(device, path):
@@ -55,11 +70,11 @@ def is_of(device, path):
 
 
 @contextlib.contextmanager
-def _attached(path):
+def attached(path, written):
     """The path of a device with the file behind it: the one that has it, so that what is mounted twice is one file system, or a new one."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = os.open(path, (os.O_RDWR if written else os.O_RDONLY) | os.O_CLOEXEC)
     try:
-        fd, device = _find(file, os.path.basename(os.path.dirname(path))) or _attach(file)
+        fd, device = _find(file, "/".join(path.split("/")[-2:])) or _attach(file, written)
         try:
             yield device
         finally:
@@ -68,14 +83,14 @@ def _attached(path):
         os.close(file)
 
 
-def _attach(file):
+def _attach(file, written):
     control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
         for attempt in range(_ATTEMPTS):
             device = "/dev/loop%d" % fcntl.ioctl(control, _GET_FREE)
-            fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(device, (os.O_RDWR if written else os.O_RDONLY) | os.O_CLOEXEC)
             info = bytearray(_INFO)
-            struct.pack_into("I", info, _FLAGS_AT, _READ_ONLY | _AUTOCLEAR)
+            struct.pack_into("I", info, _FLAGS_AT, _AUTOCLEAR | (0 if written else _READ_ONLY))
             try:
                 fcntl.ioctl(fd, _CONFIGURE, struct.pack("II", file, 0) + bytes(info) + bytes(64))
                 return fd, device

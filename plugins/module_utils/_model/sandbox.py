@@ -143,7 +143,6 @@ class SandboxSpec:
         elif extra:
             problems.add("%s.%s" % (path, sorted(extra)[0]), "belongs to a prepared root. Give overlay, image or root, and the namespace type mnt")
 
-
     def _storage(self, options, path, problems, prepared):
         self.storage, here = StorageSpec.from_options(options.get("storage"), path + ".storage", problems), path + ".storage"
         self.storage.on_mismatch = self.policy["on_mismatch"]
@@ -156,6 +155,8 @@ class SandboxSpec:
                 problems.add(here + ".driver", "%s makes roots of images. Give image" % self.storage.driver)
             if options.get("overlay") is not None:
                 problems.add(path + ".overlay", "belongs to storage.driver overlay. Leave it out")
+        if self.storage.size is not None and self.overlay is not None and self.overlay.upper != overlay_defaults(self.key)["upper"]:
+            problems.add(here + ".size", "is of an upper in its own place. Leave read_only, upper and work of overlay out")
         if not (self.storage.keep or prepared):
             problems.add(here + ".keep", "false belongs to a prepared root. Name mnt among the types of namespaces")
 

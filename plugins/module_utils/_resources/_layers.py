@@ -186,7 +186,7 @@ def plan_mounts(host, lower, plan):
 def plan_directories(host, layers, plan):
     """Steps that make a missing upper and work."""
     for path in (layers.upper, layers.work) if layers.upper else ():
-        if not os.path.isdir(path):
+        if not os.path.isdir(path) and ("directory", path) not in host.promised:
             plan.add("make directory %s" % path, lambda path=path: make(path), lambda path=path: _unmake(host, path, layers.work))
 
 
@@ -196,7 +196,7 @@ def _unmake(host, path, work):
         discard(host, path)
     else:
         raise OSError(errno.ENOTEMPTY, "there is data in it")
-    remove_if_empty(_own_parent(host, path))
+    remove_if_empty(own_parent(host, path))
 
 
 def make(path):
@@ -283,7 +283,7 @@ def plan_removal(host, upper, work, remove_data, plan, gone=()):
         if path and os.path.isdir(path) and (remove_data or ours(host, path)):
             plan_discard(host, path, plan, gone)
             plan.differ("upper" if path == upper else "work", path, None)
-    parent = _own_parent(host, upper)
+    parent = own_parent(host, upper)
     names = {os.path.basename(path) + suffix for path in (upper, work) if path for suffix in ("", DISCARDED)}
     if parent and os.path.isdir(parent) and not set(_list(parent)) - names:
         plan.add("remove directory %s" % parent, lambda: remove_if_empty(parent))
@@ -295,10 +295,10 @@ def plan_discard(host, path, plan, gone=()):
     plan.add("remove %s" % path, lambda: discard(host, path))
 
 
-def _own_parent(host, path):
+def own_parent(host, path):
     """The directory uppers/NAME of ours that holds an upper, which goes with it; else None."""
     parent = os.path.dirname(path)
-    return parent if os.path.dirname(parent) == host.lib + "/uppers" else None
+    return parent if os.path.dirname(parent) == host.lib + "/uppers" and not os.path.ismount(parent) else None  # a limit is mounted on it
 
 
 def remove_if_empty(path):

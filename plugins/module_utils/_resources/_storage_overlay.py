@@ -18,7 +18,7 @@ from .._kernel import manifest, syscalls, trees
 from .._model.errors import Problems
 from .._model.overlay import OverlaySpec
 from .._model.sandbox import overlay_defaults
-from . import _layers, _store, _storage, overlay, root
+from . import _layers, _limit, _store, _storage, overlay, root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -44,20 +44,37 @@ class Overlay(_storage.Driver):
         if not shown:
             return None
         known = {_store.tree(host, digest): digest for digest in _store.layers(host)}
-        return _storage.Root([known.get(path, path) for path in reversed(shown["lower"])])
+        limit = _limit.find(host, _home(host, name))
+        return _storage.Root([known.get(path, path) for path in reversed(shown["lower"])], limit and limit.size, limit is None or limit.ready)
 
     def base(self, host, spec):
         return spec.overlay
 
     def plan_make(self, host, spec, plan):
         """Upper and work are made, and what is there is compared, where the overlay is mounted."""
-        return False
+        limits = self._limits(host, spec.key, spec.storage)
+        if limits is None:
+            return False
+        limits.inside = (spec.overlay.upper, spec.overlay.work)
+        limits.alive = _shown(host, spec.key) is not None
+        limits.mapped = spec.namespaces is not None and "user" in spec.namespaces.types
+        return limits.make(plan)
+
+    @staticmethod
+    def _limits(host, name, storage=None):
+        """The plans of the limit of a sandbox; None where there is none, was none and is to be none."""
+        recorded = (host.records.options("sandboxes", name) or {}).get("storage") or {}
+        home = _home(host, name)
+        if (storage is None or storage.size is None) and recorded.get("size") is None and not os.path.exists(_limit.image_of(home)):
+            return None
+        return _limit.Plans(host, home, storage, [home + "/upper", home + "/work"])
 
     def plan_reset(self, host, spec, plan):
         if spec.root is None:
             spec.overlay.reset = True  # `overlay.py` unmounts it before, and says so
             return False
-        there = [path for path in (spec.overlay.upper, spec.overlay.work) if path and os.path.isdir(path)]
+        there = [path for path in (spec.overlay.upper, spec.overlay.work) if path and ("emptied", path) not in host.promised
+                 and (os.path.isdir(path) or ("directory", path) in host.promised)]
         for path in there:
             plan.add("empty %s" % path, lambda path=path: self._empty(host, path), lambda path=path: _layers.put_back(path))
         return bool(there)
@@ -70,10 +87,15 @@ class Overlay(_storage.Driver):
     def plan_removal(self, host, name, remove_data, plan, lazy=False):
         recorded = host.records.options("sandboxes", name) or {}
         layers = OverlaySpec.from_options(recorded.get("overlay") or {}, "overlay", Problems(), defaults=overlay_defaults(name))
-        layers.state, layers.remove_data, layers.lazy = "absent", remove_data, lazy
+        limits = self._limits(host, name)
+        remove_data = remove_data or (recorded.get("storage") or {}).get("keep") is False
+        apart = limits is not None and limits.now is not None and limits.now.kind != "quota"  # removed as a whole, not name by name
+        layers.state, layers.remove_data, layers.lazy = "absent", remove_data and not apart, lazy
         layers.force = bool(recorded) and host.claims.read(overlay.NOUN, layers.key) is None  # a claim that is lost: it is ours all the same
         part = Plan()
         overlay.plan(host, layers, part)
+        if limits is not None:
+            limits.remove(part, remove_data)
         plan.take(part, "overlay")
         plan.record(overlay.NOUN, layers.key, None)  # of the single module, if that changed it
 
@@ -96,11 +118,22 @@ class Overlay(_storage.Driver):
             return manifest.of(fd).digest
 
     def measure(self, host, name):
+        limit = _limit.find(host, _home(host, name))
+        if limit is not None and limit.size is not None:
+            return {"driver": self.name, "written": limit.used, "size": limit.size, "limit": limit.kind}
         shown = _shown(host, name)
         if not shown or not shown["upper"]:
             return {"driver": self.name, "written": 0, "size": None}
         with _opened(shown["upper"]) as fd:
             return {"driver": self.name, "written": trees.disk_space(fd), "size": None}
+
+    def copy(self, host, name, other):
+        _layers.discard(host, _home(host, other))
+        self.save(host, name, _home(host, other))
+
+    def movable(self, host, name):
+        declared = (host.records.options("sandboxes", name) or {}).get("overlay") or {}
+        return [] if declared.get("read_only") else [self.path(host, name), declared.get("work") or "%s/work" % _home(host, name)]
 
     def room(self, host, name):
         return "%s/snapshots/%s" % (host.lib, name)
@@ -120,6 +153,11 @@ class Overlay(_storage.Driver):
 
     def forget(self, host, path):
         _layers.discard(host, path)
+
+
+def _home(host, name):
+    """The directory that upper and work are in, and that a limit is of."""
+    return "%s/uppers/%s" % (host.lib, name)
 
 
 def _shown(host, name):

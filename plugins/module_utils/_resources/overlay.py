@@ -103,7 +103,8 @@ def wanted(host, spec, shown, remembered=None):
         if mine != theirs and [_layers.known_by(path) or path for path in mine] != [_layers.known_by(path) or path for path in theirs]:
             differences[key] = (before, declared)
         else:
-            moved = [path for path in theirs if path in remembered and remembered[path] != _layers.known_by(path)]
+            moved = [path for path in theirs if path in remembered and remembered[path] != _layers.known_by(path)
+                     and ("directory", path) not in host.promised]  # what it lies on is mounted again before
             if moved:
                 differences[key] = (["%s (as it was)" % path for path in moved], moved)
     known = _layers.known(host)

@@ -1,0 +1,81 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sandboxes of an image with a busybox, one that waits and one that writes until it is stopped; and what a reboot does to them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import drive
+import jail
+from archives import Layout, directory, entry, symlink, tar
+
+from module_utils._engine.plan import Plan, run_plan
+from module_utils._model.errors import Problems
+from module_utils._program import host as program
+
+BASE = "/run/boxes"
+SIZE = 8 << 20
+TYPES = ["uts", "ipc", "mnt", "pid"]
+WRITE = """
+dd if=/dev/zero of=/srv/big bs=64k conv=fsync 2> /out/error; echo $? > /out/status; echo done > /out/done
+exec sleep 1000
+"""
+
+
+def made():
+    """The image, and the directories of the host that sandboxes tell what happened in."""
+    with open("/bin/busybox", "rb") as stream:
+        busybox = stream.read()
+    tools = [symlink(b"bin/" + name, b"busybox") for name in (b"sh", b"sleep", b"dd")]
+    names = [directory(name) for name in (b"srv", b"proc", b"sys", b"dev", b"etc", b"out")]
+    path = Layout(BASE + "/layout", tar(directory(b"bin"), entry(b"bin/busybox", busybox, mode=0o755), *tools, *names)).done()
+    answer = drive.converge("image", dict(name="busybox", oci=path))
+    assert "error" not in answer, answer
+
+
+def sandbox(name="box", **more):
+    os.makedirs("%s/out/%s" % (BASE, name), exist_ok=True)
+    return dict(dict(name=name, image="busybox", namespaces=dict(types=TYPES), bind=[dict(source="%s/out/%s" % (BASE, name), target="/out")],
+                     services=[dict(name="app", command=["/bin/sleep", "1000"])]), **more)
+
+
+def writer(name, **more):
+    """One that writes as much as it can, and then waits."""
+    return sandbox(name, services=[dict(name="app", command=["/bin/sh", "-c", WRITE])], **more)
+
+
+def sandboxes(*each):
+    return dict(sandboxes=[dict(name=box["name"], state="absent") if box.get("state") == "absent" else box for box in each],
+                remove_data=True, kill=True)
+
+
+def started(name):
+    """The pid of the service's command, as the host knows it."""
+    def found():
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if jail.text("/proc/%s/cmdline" % pid).endswith("sleep\0001000\0") and \
+                        re.search(r"/bulkhead/%s(/|$)" % re.escape(name), jail.text("/proc/%s/cgroup" % pid), re.M):
+                    return pid
+            except OSError:  # it has ended
+                pass
+        return None
+    return jail.until(found)
+
+
+def told(name):
+    """What a writer told: what its dd said, its exit status, and how large the file is."""
+    jail.until(lambda: os.path.exists("%s/out/%s/done" % (BASE, name)))
+    size = os.stat("/proc/%s/root/srv/big" % started(name)).st_size
+    return dict({key: jail.text("%s/out/%s/%s" % (BASE, name, key)).strip() for key in ("error", "status")}, size=size)
+
+
+def reboot():
+    """What a reboot takes: all that is alive, and no data."""
+    host, plan = drive.new_host(), Plan()
+    program.plan(host, program.parse(dict(state="absent", clear=True), "", Problems()), plan)
+    run_plan(plan)
