@@ -37,6 +37,8 @@ class Systemctl:
         if words[0] == "show":
             return 0, "Id=bulkhead.service\nControlGroup=%s\nActiveState=%s\nUnitFileState=\nNeedDaemonReload=%s\n" % (
                 self.group, self.state, self.reload_needed), ""
+        if words[0] == "list-units":  # what has no state that counts is not in memory
+            return 0, "bulkhead.service loaded %s x\n" % self.state if (self.state, self.reload_needed) != ("inactive", "no") else "", ""
         if words[0] in ("start", "restart"):
             return self.start()
         return 0, "", ""
@@ -116,7 +118,7 @@ def test_who_lives_in_it_is_killed_at_shutdown_only(tmp_path, state, killed):
 def test_it_is_written_and_started_when_it_is_needed_and_no_more(host):
     top = subtree.ensure(host)
     assert top == host.cgroup + GROUP and systemctl.read(host, subtree.UNIT) == subtree.render(252)
-    assert "start" in host._run.calls
+    assert "start" in host._run.calls and "daemon-reload" not in host._run.calls and not host.units_changed
     host._run.calls.clear()
     assert subtree.ensure(host) == top and not host._run.calls
 

@@ -90,11 +90,13 @@ def running(host, top):
 
 
 def install(host):
-    """Write the unit, and have systemd read it; returns whether it was another before."""
-    changed = systemctl.write(host, UNIT, render(systemctl.version(host)))
-    # A run that was killed may have written it and no more.
-    systemctl.reload(host, force=systemctl.show(host, [UNIT])[UNIT]["NeedDaemonReload"] == "yes")
-    return changed
+    """Write the unit, and have systemd read it: one that it has not loaded it reads when that is started."""
+    before, known = host.units_changed, systemctl.loaded(host, UNIT)
+    systemctl.write(host, UNIT, render(systemctl.version(host)))
+    if known:  # and a run that was killed may have written it and no more
+        systemctl.reload(host, force=systemctl.show(host, [UNIT])[UNIT]["NeedDaemonReload"] == "yes")
+    else:
+        host.units_changed = before
 
 
 def ensure(host):

@@ -152,9 +152,11 @@ def words(text):
 
 def drop(host, *units):
     """Something was done to these units (to any, if none is named): what is known of them may be wrong."""
-    known = host.cached("systemd shown", dict)
+    known, expected = host.cached("systemd shown", dict), host.cached("systemd expected", dict)
     for unit in units or list(known):
         known.pop(unit, None)
+    for unit in units:  # what is asked once more of one is of no use of the others
+        expected.pop(unit, None)
 
 
 def _show(host, units):

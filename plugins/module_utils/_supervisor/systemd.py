@@ -240,6 +240,7 @@ def _start_some(host, names, wait):
     for name in names:
         if _shown(host, name)["LoadState"] != "not-found":  # of others systemd knows nothing still
             systemctl.drop(host, systemctl.service_unit(name))
+    expect(host, names)
     for name in names:
         try:
             _make_ready(host, name)
