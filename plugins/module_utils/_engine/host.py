@@ -48,7 +48,7 @@ class Host:
         """A second object of the same host, which has read nothing yet: for a run within a step of this one's."""
         other = Host(self._run, self.proc, self.sys, self.cgroup, self.state, self.etc, self.lib, self.log, self.netns, self.lock, self.units,
                      self.names, self.bus)
-        other._systemd, other.booting = self._systemd, self.booting
+        other._systemd, other.booting, other.units_changed = self._systemd, self.booting, self.units_changed
         return other
 
     def run(self, argv, data=None, env=None):

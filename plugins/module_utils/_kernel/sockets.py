@@ -12,6 +12,8 @@ import sys
 
 _FILES = (("tcp", 4, 6, "0A"), ("tcp6", 6, 6, "0A"), ("udp", 4, 17, "07"), ("udp6", 6, 17, "07"))  # TCP_LISTEN; TCP_CLOSE: not connected
 
+_OPEN = ("01", "03", "08")  # established; a handshake that is not done; the other end has said all that it has to say
+
 
 def listening(proc="/proc"):
     """{(family, protocol's number, port): [(address, inode)]}. What listens on `::` is taken to have the port of IPv4 too."""
@@ -29,6 +31,24 @@ def listening(proc="/proc"):
                 for each in (4, 6) if address == "::" else (family,):
                     found.setdefault((each, protocol, int(port, 16)), []).append((address, int(words[9])))
     return found
+
+
+def callers(proc="/proc"):
+    """How many connections from elsewhere to a port that is listened on are open, those counted in that wait to be accepted."""
+    found = []
+    for name, family, dummy, listens in _FILES[:2]:
+        try:
+            with open("%s/self/net/%s" % (proc, name), encoding="ascii") as stream:
+                found += [(family, listens) + tuple(line.split()[1:4]) for line in stream.readlines()[1:]]
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+    ports = {local.partition(":")[2] for family, listens, local, remote, state in found if state == listens}
+    return sum(1 for family, dummy, local, remote, state in found
+               if state in _OPEN and local.partition(":")[2] in ports and _elsewhere(*[_address(end.partition(":")[0], family) for end in (local, remote)]))
+
+
+def _elsewhere(local, remote):
+    return local != remote and not remote.startswith(("127.", "::ffff:127."))
 
 
 def holder(proc, inode):

@@ -46,7 +46,8 @@ class Record:
 
 def recorded(host):
     """All records, in the order in which they are restored."""
-    return [Record(host, resource, word, name) for resource, word in NOUNS for name in host.records.names(word)]
+    return [Record(host, resource, word, name) for resource, word in NOUNS
+            for name in (sandbox.names(host) if resource is sandbox else host.records.names(word))]
 
 
 def restore(host):
@@ -95,6 +96,8 @@ def _note(host, failed):
 def _make(host, resource, records, done):
     """Converge records in one run: [(record, why it was refused)]. Whatever goes wrong with one, the others have their turn."""
     options = _declared(resource, [each.options for each in records])
+    if resource is sandbox:
+        options["restore"] = True
     host.forget()
     host.promised.clear()
     try:

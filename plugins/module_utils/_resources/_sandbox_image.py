@@ -8,32 +8,35 @@ from __future__ import annotations
 
 from .._model.errors import BulkheadError, Problems
 from .._model.service import ServiceSpec
-from . import _storage, _store
+from . import _storage, _store, _versions
 
 _TIMES = ("interval", "timeout", "start_period")
 
 
-def fill(host, spec):
-    """Put what the image says in the place of the stand-ins."""
-    known = _store.image(host, spec.image)
-    if known is None:
+def version(host, spec):
+    """What its image is now (`_versions.py`); None in check mode, where an earlier task may make it."""
+    found = _versions.of_image(host, spec.image)
+    if found is None:
         if not host.check:
             raise BulkheadError("Cannot make sandbox %s: there is no image %s. Import it first." % (spec.key, spec.image))
         host.warn("There is no image %s yet; an earlier task is expected to make it." % spec.image)
-        return
-    missing = [digest for digest in known["layers"] if digest not in _store.layers(host)]
+    return found
+
+
+def fill(host, spec, wanted):
+    """Put what a version says in the place of the stand-ins."""
+    spec.chain, spec.overlay.lower = _versions.chain(wanted), wanted["lower"]
+    missing = [digest for digest in spec.chain if digest not in _store.layers(host)]
     if missing:
         raise BulkheadError("Cannot make sandbox %s: layer %s of image %s is missing. Import the image again." % (
-            spec.key, _store.short(missing[0]), spec.image))
-    spec.chain = _store.once(known["layers"])
-    spec.overlay.lower = [_store.tree(host, digest) for digest in reversed(known["layers"])]
+            spec.key, _store.short(missing[0]), wanted["image"]))
     spec.overlay.declared["lower"] = spec.overlay.lower
-    problems = Problems()
+    problems, config = Problems(), wanted["config"]
     for index, declared in spec.of_image.items():
-        options = dict(defaults(known["config"]), **{key: value for key, value in declared.items() if value is not None})
-        if "environment" in declared and "env" in known["config"]:
-            options["environment"] = dict(known["config"]["env"], **(declared["environment"] or {}))
-        where = "%s.services[%d] with what image %s says" % (spec.key, index, spec.image)
+        options = dict(defaults(config), **{key: value for key, value in declared.items() if value is not None})
+        if "environment" in declared and "env" in config:
+            options["environment"] = dict(config["env"], **(declared["environment"] or {}))
+        where = "%s.services[%d] with what image %s says" % (spec.key, index, wanted["image"])
         spec.services[index] = ServiceSpec.from_options(options, where, problems, sandbox=spec)
     problems.raise_if_any()
 

@@ -72,6 +72,15 @@ class Driver:
         """{"driver": its name, "written": bytes on the disk, "size": the limit in bytes or None}, as the kernel counts."""
         raise NotImplementedError
 
+    def copy(self, host, name, other):
+        """Make what is written the root of another sandbox, which has none (services may run: OSError ESTALE where a file changed meanwhile).
+        An act."""
+        raise NotImplementedError
+
+    def movable(self, host, name):
+        """The directories that hold what is written and can be renamed, services being stopped; without any, it cannot be kept beside."""
+        return []
+
     def room(self, host, name):
         """The directory below which save() makes copies of a sandbox: on the file system that they are cheap on. It need not be there."""
         raise NotImplementedError

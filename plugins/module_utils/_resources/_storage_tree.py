@@ -191,6 +191,11 @@ class TreeDriver(_storage.Driver):
 
     # -- copies of it
 
+    def copy(self, host, name, other):
+        new = "%s/.new-%s" % (_storage_places.roots(host), other)
+        self._copy(host, _storage_places.place(host, name), new)
+        os.rename(new, _storage_places.place(host, other))
+
     def room(self, host, name):
         return "%s/.saved/%s" % (_storage_places.roots(host), name)
 
@@ -203,6 +208,12 @@ class TreeDriver(_storage.Driver):
 
     def put_back(self, host, name, path, storage=None):
         new = "%s/.new-%s" % (_storage_places.roots(host), name)
+        self._copy(host, path, new, storage)
+        self._exchange(host, name)
+        _storage_places.discard(host, self.pieces, new)
+
+    def _copy(self, host, path, new, storage=None):
+        """Another place like one that is there, on the disk."""
         _storage_places.discard(host, self.pieces, new)
         os.mkdir(new, 0o700)
         try:
@@ -212,8 +223,6 @@ class TreeDriver(_storage.Driver):
         except BaseException:
             _storage_places.discard(host, self.pieces, new)
             raise
-        self._exchange(host, name)
-        _storage_places.discard(host, self.pieces, new)
 
     def forget(self, host, path):
         _storage_places.discard(host, self.pieces, path)

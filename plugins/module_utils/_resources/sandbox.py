@@ -16,7 +16,8 @@ from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
 from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, parse
-from . import _names, _storage, _visitors, cgroup, namespace, overlay, root, service
+from .._model.upgrade import of_trial
+from . import _names, _storage, _trial, _upgrade, _versions, _visitors, cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
@@ -55,12 +56,6 @@ def _interface():
     return interface
 
 
-def _of_image():
-    from . import _sandbox_image
-
-    return _sandbox_image
-
-
 def _interfaces_before(host, name):
     """{interface: its options} as the sandbox was declared last."""
     return {each.name: each.options for each in interfaces_of(name, host.records.options(RECORD, name) or {})}
@@ -85,7 +80,7 @@ def expand(host, specs):
     if not specs.policy["purge"]:
         return specs
     declared = {spec.key for spec in specs}
-    return specs + [SandboxSpec.absent(name, specs.policy) for name in host.records.names(RECORD) if name not in declared]
+    return specs + [SandboxSpec.absent(name, specs.policy) for name in names(host) if name not in declared]
 
 
 def plan(host, spec, plan):
@@ -96,8 +91,7 @@ def plan(host, spec, plan):
 # -- present
 
 def _present(host, spec, plan):
-    if spec.image is not None:
-        _of_image().fill(host, spec)
+    upgrade = _upgrade.begin(host, spec, plan)
     driver = _storage.settle(host, spec)
     recorded = host.records.options(RECORD, spec.key) or {}
     declared = {each.name for each in spec.services}
@@ -111,14 +105,16 @@ def _present(host, spec, plan):
     spec.cgroup.drop(recorded.get("cgroup"))
     cgroup.plan(host, spec.cgroup, group)
     host.promised.add(("cgroup", spec.cgroup.name))
-    store, spaces, replaced = _plan_root(host, spec, recorded, driver)
+    store, spaces, replaced = _plan_root(host, spec, recorded, driver, upgrade.lets)
     links = _plan_interfaces(host, spec)
     base = _plan_chroot(host, spec)
     renewed = replaced or bool(spec.namespaces is not None and spec.namespaces.renewed) or _unmounts(base)
+    upgrade.plan_hold(plan)
     if renewed:
         _visitors.refuse(host, _services(host, spec.key), spec.key, "recreate", spec.policy["kill"])
         for name in sorted(declared.intersection(_services(host, spec.key))):
             service.plan_stop(host, name, plan)
+    upgrade.plan_written(plan)
     files = Plan()
     members = _names.of(spec.interfaces, [spec.namespaces.hostname] if spec.interfaces and spec.namespaces.hostname else [])
     if members or _interfaces_before(host, spec.key):
@@ -136,6 +132,7 @@ def _present(host, spec, plan):
         each.renew = renewed
         each.on_change = spec.policy["on_change"] or "report"
         plan.take(_part(service.plan, host, each), each.name)
+    upgrade.plan_last(plan)
     plan.record(RECORD, spec.key, spec.options)
 
 
@@ -161,24 +158,24 @@ def _unmounts(plan):
     return any(action.startswith(("replace ", "unmount ")) for action in plan.actions)
 
 
-def _plan_root(host, spec, recorded, driver):
+def _plan_root(host, spec, recorded, driver, lets):
     """(the plan of what the root is stored in, that of namespaces and prepared root, does another root take the place of one?)"""
     store, replaced = Plan(), False
     if driver is None:
-        return store, _plan_namespaces(host, spec, recorded), replaced
+        return store, _plan_namespaces(host, spec, recorded, lets), replaced
     replaced = driver.plan_make(host, spec, store)
     if spec.policy["reset"] is True or spec.key in (spec.policy["reset"] or ()):
         replaced = driver.plan_reset(host, spec, store) or replaced
-    spaces = _plan_namespaces(host, spec, recorded, replaced)
+    spaces = _plan_namespaces(host, spec, recorded, lets, replaced)
     if not (spec.storage.keep or replaced) and spec.namespaces is not None and "mnt" in spec.namespaces.made:
         replaced = driver.plan_reset(host, spec, store)
     return store, spaces, replaced
 
 
-def _plan_namespaces(host, spec, recorded, replaced=False):
+def _plan_namespaces(host, spec, recorded, lets, replaced=False):
     """The plan of namespaces and prepared root, which are made in one step because the root captures the namespaces.
 
-    ``replaced``: the directory or upper of the root becomes another one.
+    ``lets``: the keys of the root that may change all the same; ``replaced``: its directory or upper becomes another one.
     """
     wanted, plan = spec.namespaces, Plan()
     if wanted is None:
@@ -189,7 +186,7 @@ def _plan_namespaces(host, spec, recorded, replaced=False):
     if spec.root is not None:
         root.prepare(host, spec.root, plan)
         stale = root.plan(host, spec.root, mounts, fresh=not namespace.found(host, spec.key).pins["mnt"].alive)
-        if stale and wanted.on_mismatch != "recreate":
+        if not lets.issuperset(stale) and wanted.on_mismatch != "recreate":
             raise BulkheadError("Cannot change %s of sandbox %s: its root has to be made anew for that, and its services restarted. "
                                 "Set on_mismatch: recreate to do so; the read-write layer is kept." % (", ".join(stale), spec.key),
                                 keys=stale)
@@ -237,6 +234,7 @@ def _forgets_root(host, name, step):
 
 def _absent(host, spec, plan):
     recorded = host.records.options(RECORD, spec.key) or {}
+    _trial.plan_sweep(host, spec.key, plan)
     _visitors.refuse(host, _services(host, spec.key), spec.key, "remove", spec.policy["kill"])
     services = _services(host, spec.key)
     for name in services:
@@ -248,6 +246,7 @@ def _absent(host, spec, plan):
     plan.take(_part(namespace.plan, host, spaces), "namespaces")
     root.plan_removal(host, spec.key, plan)
     _storage.of_name(host, spec.key).plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan, bool(services))
+    _upgrade.plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan)
     group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
     group.state, group.kill, group.force = "absent", True, _lost(host, "cgroup", PREFIX + spec.key, recorded)
     plan.take(_part(cgroup.plan, host, group), "cgroup")
@@ -318,12 +317,13 @@ def show(host, name, healthy=None):
         "interfaces": _interface().shown(host, name) if now.pins["net"].alive and _has_interfaces(host, name) else [],
         "services": [shown for shown in (service.show(host, each, healthy and healthy(each)) for each in _services(host, name)) if shown],
     }
+    found["version"] = _versions.show(host, name)
     found["restore_error"] = host.failures.read(name)
     return found if any(found[key] for key in PARTS + ("restore_error",)) else None
 
 
 def names(host):
-    return host.records.names(RECORD)
+    return [name for name in host.records.names(RECORD) if not of_trial(name)]
 
 
 def result(host, params, outcome):
