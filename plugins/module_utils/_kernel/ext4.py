@@ -26,8 +26,14 @@ def make(run, tool, path, size, journal):
         os.ftruncate(fd, max(_ROOM, -(-size // BLOCK) * BLOCK * _TIMES))
     finally:
         os.close(fd)
+    return format_device(run, tool, path, journal)
+
+
+def format_device(run, tool, path, journal=True, more=()):
+    """The same of a device or file that is there, whole; ``more``: extended options."""
     features = ["-O", "^resize_inode" if journal else "^resize_inode,^has_journal"] + (["-J", "size=%d" % _JOURNAL] if journal else [])
-    status, dummy, errors = run([tool, "-q", "-F", "-m", "0", "-b", str(BLOCK), "-i", "8192", "-E", "lazy_journal_init=1"] + features + [path])
+    status, dummy, errors = run([tool, "-q", "-F", "-m", "0", "-b", str(BLOCK), "-i", "8192", "-E", ",".join(("lazy_journal_init=1",) + more)]
+                                + features + [path])
     return status, " ".join(errors.split())
 
 
