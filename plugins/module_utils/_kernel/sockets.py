@@ -38,13 +38,13 @@ def callers(proc="/proc"):
     found = []
     for name, family, dummy, listens in _FILES[:2]:
         try:
-            with open("%s/self/net/%s" % (proc, name), encoding="ascii") as stream:
+            with open("%s/thread-self/net/%s" % (proc, name), encoding="ascii") as stream:
                 found += [(family, listens) + tuple(line.split()[1:4]) for line in stream.readlines()[1:]]
         except FileNotFoundError:  # a kernel without IPv6
             continue
     ports = {local.partition(":")[2] for family, listens, local, remote, state in found if state == listens}
-    return sum(1 for family, dummy, local, remote, state in found
-               if state in _OPEN and local.partition(":")[2] in ports and _elsewhere(*[_address(end.partition(":")[0], family) for end in (local, remote)]))
+    return sum(1 for family, dummy, local, remote, state in found if state in _OPEN and local.partition(":")[2] in ports
+               and _elsewhere(*[_address(end.partition(":")[0], family) for end in (local, remote)]))
 
 
 def _elsewhere(local, remote):

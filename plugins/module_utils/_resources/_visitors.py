@@ -26,7 +26,8 @@ def refuse(host, services, name, verb, kill):
     inside = namespace.members(host, now, [kind for kind, pin in now.pins.items() if pin.alive]) if now.exists else {}
     if verb == "remove":
         inside.update((pid, holders.command(host.proc, pid)) for pid in host.cgroups().processes(PREFIX + name) if _at_home(host, pid))
-    visitors = {pid: command for pid, command in inside.items() if not own.intersection(_ancestors(host, pid))}
+    visitors = {pid: command for pid, command in inside.items() if not own.intersection(_ancestors(host, pid))
+                and os.path.exists("%s/%d" % (host.proc, pid))}  # it has not ended meanwhile, as those that serve one request do
     if visitors:
         shown = ", ".join("%d (%s)" % item for item in list(visitors.items())[:5])
         raise BulkheadError("Cannot %s sandbox %s: processes that are not of its services live in it: %s. Let them end, or set kill: true." % (
