@@ -22,7 +22,7 @@ from module_utils._model import bundle as document
 BASE = "/run/bundle"
 FILE = BASE + "/it.bundle"
 LIB = "/var/lib/bulkhead"
-BROUGHT = LIB + "/archives/it/bundle"
+BROUGHT = LIB + "/bundles/it"
 CONFIG = {"Cmd": ["/bin/it", ""], "Env": ["A=b=c"], "Labels": {"a=b": "c"}, "ExposedPorts": {"80/tcp": {}}, "User": "33",
           "Healthcheck": {"Test": ["CMD", "/bin/true"], "Interval": 5000000000, "Retries": 3}}
 ALLOW = dict(allow_setuid=True, allow_devices=True)
@@ -35,7 +35,7 @@ def place(leaves_nothing):
     jail.clear_images()
     with elsewhere():
         jail.clear_images()
-    for name in ("archives", ".others", ".ours"):
+    for name in ("bundles", ".others", ".ours"):
         shutil.rmtree("%s/%s" % (LIB, name), ignore_errors=True)
     shutil.rmtree(BASE)
     assert not filesystems.loops()
@@ -342,10 +342,10 @@ def test_brought(converge, refuse):
         shutil.copy(FILE, BROUGHT)
         answers += [converge("image", check=True, **options), converge("image", **options)]
         assert [answer["actions"] for answer in answers] == [["import image it from " + BROUGHT]] * 3
-        assert not os.path.exists(LIB + "/archives") and not converge("image", **options)["changed"]
+        assert not os.path.exists(LIB + "/bundles") and not converge("image", **options)["changed"]
         os.makedirs(os.path.dirname(BROUGHT))
         shutil.copy(FILE, BROUGHT)
-        assert converge("image", **options)["actions"] == ["remove archives of image it"] and not os.path.exists(LIB + "/archives")
+        assert converge("image", **options)["actions"] == ["remove archives of image it"] and not os.path.exists(LIB + "/bundles")
         converge("image", name="it", state="absent")
         for spoil in (lambda: os.truncate(BROUGHT, 2000), lambda: write(BROUGHT, [(GOOD, None)], {}, {GOOD: archives.tar()})):
             os.makedirs(os.path.dirname(BROUGHT))
@@ -353,5 +353,5 @@ def test_brought(converge, refuse):
             os.chmod(BROUGHT, 0o600)
             spoil()
             assert "Cannot import" in refuse("image", **dict(options, digest=None))
-            assert not os.path.exists(LIB + "/archives")
-    assert not os.path.exists(LIB + "/archives")
+            assert not os.path.exists(LIB + "/bundles")
+    assert not os.path.exists(LIB + "/bundles")

@@ -90,9 +90,10 @@ class Archived(Image):
     def damage(self):
         for name in ("one", "two"):
             archives.write(LIB + "/archives/web/" + name, OTHER)
+        archives.write(LIB + "/bundles/web", OTHER)
 
     def declared(self):
-        return super().declared() + (["there are archives"] if os.path.exists(LIB + "/archives") else [])
+        return super().declared() + ["there are " + name for name in ("archives", "bundles") if os.path.exists("%s/%s" % (LIB, name))]
 
 
 Archived("image-absent-archives", image(state="absent"), before=[OCI], layers=None)
@@ -104,6 +105,25 @@ class Export(Image):
 
 
 Export("image-export", image(export=BASE + "/out"), before=[OCI])
+
+
+class Packed(Image):
+    def declared(self):
+        return super().declared() + ([] if [name for name in os.listdir(BASE) if "bundle" in name] == ["web.bundle"] else ["it is not whole"])
+
+
+class Bundle(Packed):
+    """A bundle of the same image, packed here before."""
+
+    def prepare(self):
+        super().prepare()
+        for noun, options in (OCI, PACK, *NO_IMAGES):
+            assert "error" not in drive.converge(noun, options)
+
+
+PACK = image(pack=dict(path=BASE + "/web.bundle", owner=1))
+Packed("image-pack", PACK, before=[OCI])
+Bundle("image-import-bundle", image(bundle=BASE + "/web.bundle"))
 
 
 def parent():

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Archives that were brought to the host for an image, by the role: archives/IMAGE/NAME below our directory.
+"""What the role brought to the host for an image: archives, archives/IMAGE/NAME below our directory, and bundles, bundles/IMAGE.
 
-One that is the source of its image stays, so that it is fetched once and a damaged layer can be made again. All others go, and a bundle
-with the import for which it was brought, whether that comes to its end or is refused.
+An archive that is the source of its image stays, so that it is fetched once and a damaged layer can be made again. All others go, and a
+bundle with the import for which it was brought, whether that comes to its end or is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ import os
 
 def _top(host):
     return host.lib + "/archives"
+
+
+def _bundles(host):
+    return host.lib + "/bundles"
 
 
 def _list(path):
@@ -29,41 +33,44 @@ def plan(host, spec, plan):
     """A step that removes what was brought for an image and is not its source, or no more."""
     if spec.name is None or spec.state == "present" and spec.source is None:
         return
-    folder = "%s/%s" % (_top(host), spec.name)
-    needed = spec.path if spec.state == "present" and (spec.source != "bundle" or ("image", spec.name) in host.promised) else None
-    left = [name for name in _list(folder) if "%s/%s" % (folder, name) != needed]
-    empty = [path for path in (folder, _top(host)) if os.path.isdir(path) and not _list(path)]  # as a killed run leaves it
+    folder, bundle = "%s/%s" % (_top(host), spec.name), "%s/%s" % (_bundles(host), spec.name)
+    left = [path for path in ["%s/%s" % (folder, name) for name in _list(folder)] if spec.state == "absent" or path != spec.path]
+    if os.path.lexists(bundle) and not (bundle == spec.path and ("image", spec.name) in host.promised):
+        left.append(bundle)
+    empty = [path for path in (folder, _top(host), _bundles(host)) if os.path.isdir(path) and not _list(path)]  # as a killed run leaves it
     if left or empty:
         plan.add("remove archives of image %s" % spec.name, lambda: _remove(host, spec.name, left))
 
 
 def use_up(host, spec):
     """Remove a bundle that was brought."""
-    folder, name = os.path.split(spec.path)
-    if spec.source == "bundle" and folder == "%s/%s" % (_top(host), spec.name) and not host.check:
-        _remove(host, spec.name, [name])
+    if spec.source == "bundle" and spec.path == "%s/%s" % (_bundles(host), spec.name) and not host.check:
+        _remove(host, spec.name, [spec.path])
 
 
 def is_empty(host):
-    return not os.path.isdir(_top(host))
+    return not os.path.isdir(_top(host)) and not os.path.isdir(_bundles(host))
 
 
 def clear(host):
     """Remove all of them."""
-    for name in _list(_top(host)):
-        _remove(host, name, _list("%s/%s" % (_top(host), name)))
+    for image in _list(_top(host)):
+        folder = "%s/%s" % (_top(host), image)
+        _remove(host, image, ["%s/%s" % (folder, name) for name in _list(folder)])
+    for image in _list(_bundles(host)):
+        _remove(host, image, ["%s/%s" % (_bundles(host), image)])
     _drop(_top(host))
+    _drop(_bundles(host))
 
 
-def _remove(host, image, names):
-    folder = "%s/%s" % (_top(host), image)
-    for name in names:
+def _remove(host, image, paths):
+    for path in paths:
         try:
-            os.unlink("%s/%s" % (folder, name))
+            os.unlink(path)
         except FileNotFoundError:
             pass
-    _drop(folder)
-    _drop(_top(host))
+    for path in ("%s/%s" % (_top(host), image), _top(host), _bundles(host)):
+        _drop(path)
 
 
 def _drop(path):
