@@ -26,27 +26,33 @@ def is_subvolume(path):
 
 def create(parent, name):
     """Make an empty subvolume in an open directory."""
-    fcntl.ioctl(parent, _CREATE, struct.pack("q4088s", 0, os.fsencode(name)))
+    _ask(parent, _CREATE, "q4088s", 0, os.fsencode(name))
 
 
 def snapshot(source, parent, name):
     """Make a subvolume, which can be written, of what an open one holds now; subvolumes in it are empty directories there."""
-    fcntl.ioctl(parent, _SNAPSHOT, struct.pack("qQQ32x4040s", source, 0, 0, os.fsencode(name)))
+    _ask(parent, _SNAPSHOT, "qQQ32x4040s", source, 0, 0, os.fsencode(name))
 
 
 def make_read_only(fd):
-    flags = bytearray(8)
-    fcntl.ioctl(fd, _GET_FLAGS, flags)
-    fcntl.ioctl(fd, _SET_FLAGS, struct.pack("Q", struct.unpack("Q", flags)[0] | _READ_ONLY))
+    flags, = struct.unpack("Q", _ask(fd, _GET_FLAGS, "Q", 0))
+    _ask(fd, _SET_FLAGS, "Q", flags | _READ_ONLY)
 
 
 def remove(parent, name):
     """Remove the subvolume or directory ``name`` of an open directory, with the subvolumes that somebody has made in it."""
     try:
-        fcntl.ioctl(parent, _DESTROY, struct.pack("q4088s", 0, os.fsencode(name)))
+        _ask(parent, _DESTROY, "q4088s", 0, os.fsencode(name))
     except FileNotFoundError:
         return
     except OSError as exc:
         if exc.errno not in (errno.EINVAL, errno.ENOTEMPTY, errno.ENOTTY):  # no subvolume, or with others in it
             raise
         trees.remove_tree(parent, name)  # rmdir(2) removes an empty subvolume
+
+
+def _ask(fd, number, form, *values):
+    """ioctl(2) with a structure, as it is afterwards."""
+    data = bytearray(struct.pack(form, *values))
+    fcntl.ioctl(fd, number, data)
+    return data

@@ -18,7 +18,7 @@ import stat
 from . import beneath, manifest
 
 _SAME, _TIMES, _DIFFERS = 0, 1, 2  # _TIMES: of a directory its time alone, of a file the number of its names
-_WHITEOUT = os.stat_result((stat.S_IFCHR, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+_WHITEOUT = os.stat_result((stat.S_IFCHR, 0, 0, 1, 0, 0, 0, 0, 0, 0), dict.fromkeys(("st_atime_ns", "st_mtime_ns", "st_rdev", "st_blocks"), 0))
 _CHUNK = 1 << 20
 
 
@@ -58,7 +58,7 @@ def space(base, tree):
     for entry, dummy, how in _compare(base, tree, _by_stat):
         if how != _SAME and entry.stat.st_ino not in seen:
             seen.add(entry.stat.st_ino)
-            blocks += entry.stat.st_blocks or 0
+            blocks += entry.stat.st_blocks
     return blocks * 512
 
 

@@ -43,6 +43,12 @@ class StorageSpec:
         spec._check(options, path, problems)
         return spec
 
+    def of_base(self):
+        """What of it holds for the base of a root, too: where it lies, and not what may be written to the root."""
+        spec = StorageSpec()
+        spec.driver, spec.pool, spec.pool_size = self.driver, self.pool, self.pool_size
+        return spec
+
     def _check(self, options, path, problems):
         for key in ("size", "pool_size"):
             if getattr(self, key) == 0:

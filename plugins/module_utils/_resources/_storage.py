@@ -89,8 +89,15 @@ class Driver:
         """Copy what is written (services are frozen) into the new directory ``path``, which is in room(). An act: raises OSError."""
         raise NotImplementedError
 
-    def put_back(self, host, name, path):
-        """Make the root what it was when it was saved, in one rename; services and the root's mounts are stopped and gone. An act."""
+    def put_back(self, host, name, path, storage=None):
+        """Make the root what it was when it was saved, in one rename; services are stopped, and the root's mounts go next. An act.
+
+        What was there before goes at the end of the run.
+        """
+        raise NotImplementedError
+
+    def take_back(self, host, name):
+        """Undo put_back(). An act."""
         raise NotImplementedError
 
     def forget(self, host, path):
@@ -148,7 +155,7 @@ def existing(host, name):
     """The driver that has a root of a sandbox, or what was written to one; None."""
     for driver in roots(host, name):
         return _driver(driver)
-    if os.path.isdir("%s/uppers/%s/upper" % (host.lib, name)):
+    if os.path.isdir("%s/uppers/%s/upper" % (host.lib, name)) or os.path.exists("%s/uppers/.%s.img" % (host.lib, name)):
         return _driver("overlay")
     recorded = host.records.options("sandboxes", name) or {}
     if not (recorded.get("image") or recorded.get("overlay")):
@@ -169,6 +176,11 @@ def roots(host, name):
     from . import _storage_tree
 
     return [each for each in [_storage_tree.driver_of(host, name)] if each]
+
+
+def named(name):
+    """The driver of that name."""
+    return _driver(name)
 
 
 def _driver(name):

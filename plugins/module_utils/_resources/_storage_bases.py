@@ -22,11 +22,11 @@ from . import _storage_places, _store
 _PREFIX = ".bases-"
 
 
-def ensure(host, pieces, chain):
-    """The place of the base of a chain (digests, the lowest layer first), which is made where it is not there."""
+def ensure(host, pieces, chain, storage=None):
+    """The place of the base of a chain (digests, the lowest layer first), which is made where it is not there; ``storage``: of the root."""
     path = place(host, pieces.name, chain)
     if not os.path.isdir(path):
-        _make(host, pieces, chain, path)
+        _make(host, pieces, chain, path, storage and storage.of_base())
     return path
 
 
@@ -35,7 +35,7 @@ def place(host, driver, chain):
     return "%s/%s%s/%s" % (_storage_places.roots(host), _PREFIX, driver, hashlib.sha256(" ".join(chain).encode()).hexdigest())
 
 
-def _make(host, pieces, chain, path):
+def _make(host, pieces, chain, path, storage):
     above, name = os.path.split(path)
     for each in (_storage_places.roots(host), above):
         os.makedirs(each, mode=0o700, exist_ok=True)
@@ -44,7 +44,7 @@ def _make(host, pieces, chain, path):
     os.mkdir(new, 0o700)
     try:
         _store.write(new + "/base.json", json.dumps({"layers": chain}).encode())
-        count = _lay(host, pieces, chain, new)
+        count = _lay(host, pieces, chain, new, storage)
         with pieces.opened(host, new) as tree:
             for digest in chain[count:]:
                 _apply(_store.tree(host, digest), tree)
@@ -56,14 +56,14 @@ def _make(host, pieces, chain, path):
         raise
 
 
-def _lay(host, pieces, chain, new):
+def _lay(host, pieces, chain, new, storage):
     """Begin with the longest part of the chain that there is a base of: how many layers that has."""
     for count in range(len(chain) - 1, 0, -1):
         parent = place(host, pieces.name, chain[:count])
         if os.path.isdir(parent):
-            pieces.snapshot(host, parent, new)
+            pieces.snapshot(host, parent, new, storage)
             return count
-    pieces.create(host, new)
+    pieces.create(host, new, storage)
     return 0
 
 

@@ -16,9 +16,9 @@ from .._kernel import trees
 
 
 class Pieces:
-    """The interface, with what is the same where a tree is a directory and no more. All but probe() and plan_ready() are acts.
+    """The interface, with what is the same where a tree is a directory and no more. All but probe() and plan_…() are acts.
 
-    ``storage`` is the StorageSpec of a root, None for bases and saved copies, which have no limit.
+    ``storage`` is the StorageSpec of a root, for a base without a size; None for saved copies.
     """
 
     name = None
@@ -26,6 +26,9 @@ class Pieces:
     def probe(self, host):
         """None where this host can, else (reason, advice)."""
         return None
+
+    def plan_room(self, host, name, storage, plan):
+        """Refuse what stands against making a root of sandbox ``name``; add the steps that it needs ahead."""
 
     def create(self, host, place, storage=None):
         """Make place/tree, empty and ready to be written."""

@@ -46,6 +46,7 @@ class TreeDriver(_storage.Driver):
         if found is None:
             if os.path.lexists(place):
                 raise BulkheadError("Cannot make the root of sandbox %s: %s is there, and was not made by us. Move it away." % (spec.key, place))
+            self.pieces.plan_room(host, spec.key, spec.storage, plan)
             self._plan_layers(host, spec, plan)
             plan.differ("driver", None, self.name)
             plan.differ("layers", None, spec.chain)
@@ -54,12 +55,13 @@ class TreeDriver(_storage.Driver):
         self.pieces.plan_ready(host, spec.key, place, spec.storage, plan)
         if not os.path.isdir(_storage_bases.place(host, self.name, found.layers)):  # by which is told what was written
             _layers.plan_mounts(host, [_store.tree(host, digest) for digest in found.layers], plan)
-            plan.add("make base of root of sandbox %s (%s)" % (spec.key, self.name), lambda: _storage_bases.ensure(host, self.pieces, found.layers))
+            plan.add("make base of root of sandbox %s (%s)" % (spec.key, self.name), lambda: _storage_bases.ensure(host, self.pieces, found.layers, spec.storage))
         if spec.chain in (None, found.layers):
             return False
         if spec.storage.on_mismatch != "recreate":
             raise BulkheadError("Cannot change storage.layers of sandbox %s: its root has to be made anew for that, and its services restarted. "
                                 "Set on_mismatch: recreate to do so; what was written is kept." % spec.key, keys=["storage.layers"])
+        self.pieces.plan_room(host, spec.key, spec.storage, plan)
         self._plan_layers(host, spec, plan, found.layers)
         plan.differ("layers", found.layers, spec.chain)
         self._plan_exchange(host, spec, plan, "make root of sandbox %s anew, with what was written" % spec.key, found.layers)
@@ -97,7 +99,7 @@ class TreeDriver(_storage.Driver):
     def plan_removal(self, host, name, remove_data, plan, lazy=False):
         self._plan_sweep(host, name, plan)
         if _storage_bases.unused(host):
-            plan.add("remove bases that nothing needs", lambda: _storage_bases.tidy(host))
+            plan.add("remove bases of roots that nothing needs", lambda: _storage_bases.tidy(host))
         place, found = _storage_places.place(host, name), self.find(host, name)
         if found is None or not (remove_data or not self._has_data(host, name, found)):
             return
@@ -121,7 +123,7 @@ class TreeDriver(_storage.Driver):
         """The place of a new root, whole and on the disk, which has its name not yet. ``written_over``: the chain of the root that is
         there, of which what was written is taken over."""
         new = "%s/.new-%s" % (_storage_places.roots(host), spec.key)
-        base = _storage_bases.ensure(host, self.pieces, spec.chain)
+        base = _storage_bases.ensure(host, self.pieces, spec.chain, spec.storage)
         _storage_places.discard(host, self.pieces, new)
         os.mkdir(new, 0o700)
         try:
@@ -129,10 +131,10 @@ class TreeDriver(_storage.Driver):
             self.pieces.snapshot(host, base, new, spec.storage)
             if written_over is not None:
                 found = _storage.Root(written_over)
-                _storage_bases.ensure(host, self.pieces, written_over)
+                _storage_bases.ensure(host, self.pieces, written_over, spec.storage)
                 with self._pair(host, spec.key, found) as pair, self.pieces.opened(host, new) as tree:
                     merge.lay(difference.written(*pair), tree)
-            _store.flush(new)
+            _flush(new)
         except BaseException:
             _storage_places.discard(host, self.pieces, new)
             raise
@@ -210,7 +212,10 @@ class TreeDriver(_storage.Driver):
         new = "%s/.new-%s" % (_storage_places.roots(host), name)
         self._copy(host, path, new, storage)
         self._exchange(host, name)
-        _storage_places.discard(host, self.pieces, new)
+        host.at_end(_discard_left, (self, name))
+
+    def take_back(self, host, name):
+        self._exchange(host, name)
 
     def _copy(self, host, path, new, storage=None):
         """Another place like one that is there, on the disk."""
@@ -219,13 +224,19 @@ class TreeDriver(_storage.Driver):
         try:
             _store.write(new + "/root.json", json.dumps(_storage_places.read(path)).encode())
             self.pieces.snapshot(host, path, new, storage)
-            _store.flush(new)
+            _flush(new)
         except BaseException:
             _storage_places.discard(host, self.pieces, new)
             raise
 
     def forget(self, host, path):
         _storage_places.discard(host, self.pieces, path)
+
+
+def _flush(place):
+    """A place to its disk; what is mounted on the tree has another one."""
+    for path in (place + "/tree", place):
+        _store.flush(path)
 
 
 def _discard_left(host, items):
@@ -254,7 +265,7 @@ _DRIVERS = {}
 def drivers():
     """{name: its driver}; one object each."""
     if not _DRIVERS:
-        from . import _storage_btrfs, _storage_copy
+        from . import _storage_aufs, _storage_btrfs, _storage_copy, _storage_thin
 
-        _DRIVERS.update((each.PIECES.name, TreeDriver(each.PIECES)) for each in (_storage_btrfs, _storage_copy))
+        _DRIVERS.update((each.PIECES.name, TreeDriver(each.PIECES)) for each in (_storage_aufs, _storage_btrfs, _storage_copy, _storage_thin))
     return _DRIVERS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._kernel.tarstream import ArchiveError
 from .._model.errors import BulkheadError
 from .._model.image import SOURCES, ImageSpec
-from . import _archives, _build, _export, _import, _mounted, _pack, _sandbox_image, _store
+from . import _archives, _build, _export, _import, _mounted, _pack, _sandbox_image, _storage_bases, _store
 from ._sources import Source
 
 NOUN = "image"
@@ -167,11 +167,14 @@ def _plan_absent(host, spec, plan):
     def act():
         _store.give_up(host, spec.name)
         _store.sweep(host)
+        host.at_end(_storage_bases.tidy, spec.name)
     plan.add("remove image %s%s" % (spec.name, " and layer " + ", ".join(map(_store.short, sorted(going))) if going else ""), act)
 
 
 def _plan_prune(host, spec, plan):
     """What is of no image: now, and what the steps before leave so."""
+    if _storage_bases.unused(host):
+        plan.add("remove bases of roots that nothing needs", lambda: _storage_bases.tidy(host))
     renewed = [spec.name] if (NOUN, spec.name) in host.promised else []
     going = _store.unused(host, renewed + ([spec.name] if spec.state == "absent" else []))
     if spec.state == "absent":
@@ -186,6 +189,7 @@ def _plan_prune(host, spec, plan):
     def act():
         for digest in _store.unused(host):
             _store.remove_layer(host, digest)
+        host.at_end(_storage_bases.tidy, None)
     plan.add("remove unused layers", act)
 
 
@@ -197,6 +201,7 @@ def plan_none(host, plan):
         def act():
             _store.clear(host)
             _archives.clear(host)
+            _storage_bases.tidy(host)
         plan.add("remove all images", act)
 
 
