@@ -30,7 +30,7 @@ def made():
     """The image, and the directories of the host that sandboxes tell what happened in."""
     with open("/bin/busybox", "rb") as stream:
         busybox = stream.read()
-    tools = [symlink(b"bin/" + name, b"busybox") for name in (b"sh", b"sleep", b"dd")]
+    tools = [symlink(b"bin/" + name, b"busybox") for name in (b"sh", b"sleep", b"dd", b"cp")]
     names = [directory(name) for name in (b"srv", b"proc", b"sys", b"dev", b"etc", b"out")]
     path = Layout(BASE + "/layout", tar(directory(b"bin"), entry(b"bin/busybox", busybox, mode=0o755), *tools, *names)).done()
     answer = drive.converge("image", dict(name="busybox", oci=path))

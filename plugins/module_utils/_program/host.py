@@ -63,6 +63,7 @@ def plan(host, spec, plan):
                  lambda each=(name, resource): whole.remove(host, each[0], each[1], remove_data=spec.remove_data, keep_record=spec.clear))
     if not spec.clear:
         if spec.remove_data:
+            _snapshots().plan_none(host, plan)
             _images().plan_none(host, plan)
         boot.plan_removal(host, plan)
         _plan_files(host, spec, plan)
@@ -79,6 +80,12 @@ def _images():
     from .._resources import image  # much code, for the one who has images
 
     return image
+
+
+def _snapshots():
+    from .._resources import _saved  # those of sandboxes that are gone
+
+    return _saved
 
 
 def result(host, params, outcome):

@@ -14,13 +14,16 @@ nothing, and plan() has it mounted again before anybody looks in.
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 from .._kernel import ext4, loopdev, mountinfo, syscalls
 from .._model.errors import BulkheadError, reason
 from . import _layers, _limit_quota, preflight
 
 _SOURCE = "bulkhead"  # of a tmpfs that is ours
+_PATIENCE = 2.0  # seconds
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -133,19 +136,31 @@ def mount(host, directory, size):
     resize(host, directory, size)
 
 
-def resize(host, directory, size):
-    """Let a limited directory hold ``size`` bytes; 0: as many as there are (quota)."""
+def resize(host, directory, size, forced=False):
+    """Let a limited directory hold ``size`` bytes; 0: as many as there are (quota). ``forced``: also where more are written, or were just now."""
     now = find(host, directory, mountinfo.read(host.proc))
     if now is None or not now.ready:
         raise BulkheadError("Cannot limit %s: nothing is mounted there any more. Run again." % directory)
-    if size and size < (now.used or 0):
+    if size and size < (now.used or 0) and not forced:
         raise _too_small(directory, size, now.used)
     if now.kind == "quota":
         _limit_quota.set_limit(host, directory, size)
     elif now.kind == "loop":
         ext4.set_space(directory, host.sys, size)
     else:
-        syscalls.mount(None, directory, None, syscalls.MS_REMOUNT, "size=%d" % size)
+        _resize_tmpfs(directory, size, _PATIENCE if forced else 0)
+
+
+def _resize_tmpfs(directory, size, patience):
+    """The kernel has no size below what is in use, and what was removed may be so for a moment."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return syscalls.mount(None, directory, None, syscalls.MS_REMOUNT, "size=%d" % size)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL or time.monotonic() >= end:
+                raise
+        time.sleep(0.02)
 
 
 def unmount(host, directory):

@@ -20,6 +20,7 @@ from .._model.overlay import OverlaySpec
 from .._model.sandbox import overlay_defaults
 from . import _layers, _limit, _store, _storage, overlay, root
 
+_SPARE = 1 << 20  # bytes
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -142,14 +143,33 @@ class Overlay(_storage.Driver):
         os.makedirs(path + "/upper", mode=0o700)
         _copy(self.path(host, name), path + "/upper")
 
-    def put_back(self, host, name, path):
+    def put_back(self, host, name, path, storage=None):
         now = self.path(host, name)
         aside = now + _layers.DISCARDED
         _layers.discard(host, aside)
-        os.mkdir(aside, 0o700)
-        _copy(path + "/upper", aside)
-        syscalls.exchange(aside, now)
-        _layers.discard(host, aside)
+        host.at_end(_discard, now)
+        with self._room_for_two(host, name):
+            os.mkdir(aside, 0o700)
+            _copy(path + "/upper", aside)
+            syscalls.exchange(aside, now)
+
+    @contextlib.contextmanager
+    def _room_for_two(self, host, name):
+        """Until what was there before goes, its size comes to what may be written; who starts meanwhile has no byte more than else."""
+        home = _home(host, name)
+        limit = _limit.measure(host, home)
+        if limit is None:
+            yield
+            return
+        used, size = limit
+        host.at_end(_limited_again, (home, size))
+        _limit.resize(host, home, used + size + _SPARE)
+        yield
+        _limit.resize(host, home, used + size, forced=True)
+
+    def take_back(self, host, name):
+        now = self.path(host, name)
+        syscalls.exchange(now + _layers.DISCARDED, now)
 
     def forget(self, host, path):
         _layers.discard(host, path)
@@ -178,6 +198,11 @@ def _discard(host, paths):
     """What a reset has set aside, when all is done."""
     for path in paths:
         _layers.discard(host, path + _layers.DISCARDED)
+
+
+def _limited_again(host, items):
+    for directory, size in items:
+        _limit.resize(host, directory, size, forced=True)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
 from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, parse
 from .._model.upgrade import of_trial
-from . import _names, _storage, _trial, _upgrade, _versions, _visitors, cgroup, namespace, overlay, root, service
+from . import _frozen, _names, _storage, _trial, _upgrade, _versions, _visitors, cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
@@ -85,6 +85,7 @@ def expand(host, specs):
 
 def plan(host, spec, plan):
     """See `_engine/plan.py`."""
+    _frozen.plan(host, spec.key, plan)
     (_absent if spec.state == "absent" else _present)(host, spec, plan)
 
 
@@ -166,6 +167,11 @@ def _plan_root(host, spec, recorded, driver, lets):
     replaced = driver.plan_make(host, spec, store)
     if spec.policy["reset"] is True or spec.key in (spec.policy["reset"] or ()):
         replaced = driver.plan_reset(host, spec, store) or replaced
+    saved = (spec.policy.get("put_back") or {}).get(spec.key)  # by the module snapshot
+    if saved is not None:
+        replaced = True
+        store.add("put back what sandbox %s had written" % spec.key, lambda: driver.put_back(host, spec.key, saved, spec.storage),
+                  lambda: driver.take_back(host, spec.key))
     spaces = _plan_namespaces(host, spec, recorded, lets, replaced)
     if not (spec.storage.keep or replaced) and spec.namespaces is not None and "mnt" in spec.namespaces.made:
         replaced = driver.plan_reset(host, spec, store)
@@ -247,6 +253,10 @@ def _absent(host, spec, plan):
     root.plan_removal(host, spec.key, plan)
     _storage.of_name(host, spec.key).plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan, bool(services))
     _upgrade.plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan)
+    if spec.policy["remove_data"]:
+        from . import _saved  # for the one who has snapshots
+
+        _saved.plan_none(host, plan, spec.key)
     group = CgroupSpec.from_options({}, "cgroup", Problems(), name=PREFIX + spec.key)
     group.state, group.kill, group.force = "absent", True, _lost(host, "cgroup", PREFIX + spec.key, recorded)
     plan.take(_part(cgroup.plan, host, group), "cgroup")

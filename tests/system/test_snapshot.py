@@ -1,0 +1,288 @@
+# Copyright: Bulkhead contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Snapshots of what sandboxes have written: exact, taken while nothing moves, and whatever happens, all goes on afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import drive
+import filesystems
+import jail
+import pytest
+from boxes import BASE, SIZE, made, reboot, sandbox, sandboxes, started, told, writer
+
+from module_utils._kernel import copytree, manifest
+from module_utils._resources import _frozen
+
+LIB = "/var/lib/bulkhead"
+KINDS = [dict(), dict(driver="copy"), dict(size=SIZE, limit="loop"), dict(size=SIZE, keep=False)]
+COUNT = "n=0; while :; do n=$((n+1)); echo $n > /srv/count; cp /srv/count /srv/copy; done"  # count and copy differ by one at most
+
+
+@pytest.fixture(autouse=True)
+def place(leaves_nothing):
+    os.makedirs(BASE)
+    yield
+    for name in drive.new_host().records.names("sandboxes"):
+        drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
+    jail.clear_images()
+    shutil.rmtree(BASE)
+
+
+def snapshot(name="first", **more):
+    return dict(dict(sandbox="box", name=name), **more)
+
+
+def seen(name="box"):
+    """What a manifest says of each name in /srv and /etc as the sandbox sees them, where not all may be on one device."""
+    found = {}
+    for directory in (b"srv", b"etc"):
+        fd = os.open(b"/proc/%s/root/%s" % (started(name).encode(), directory), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for entry in manifest.walk(fd, lambda path, stat, other: (True, True)):
+                found[directory + b"/" + entry.path] = manifest.words(entry, entry.stat.st_mode & 0o170000, {})
+        finally:
+            os.close(fd)
+    return found
+
+
+def write(text, name="box"):
+    """Something of each kind, and what comes from the image changed and removed."""
+    top = "/proc/%s/root" % started(name)
+    for path in ("/srv/a", "/srv/a/b"):
+        os.makedirs(top + path, exist_ok=True)
+    with open(top + "/srv/a/b/file", "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.setxattr(top + "/srv/a/b/file", "user.note", text.encode())
+    os.utime(top + "/srv/a/b/file", ns=(10**18, 10**18 + len(text)))
+    if not os.path.exists(top + "/srv/again"):
+        os.link(top + "/srv/a/b/file", top + "/srv/again")
+        os.symlink("../etc", top + "/srv/link")
+        os.mkfifo(top + "/srv/fifo", 0o640)
+    os.chown(top + "/srv/a", 5, len(text))
+    if os.path.exists(top + "/out"):
+        os.chmod(top + "/etc", 0o700 + len(text))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_state(converge, full_cycle, kind):
+    made()
+    declared = sandboxes(sandbox(storage=kind), sandbox("beside"))
+    converge("sandbox", **declared)
+    write("as it was")
+    before, other = seen(), started("beside")
+    full_cycle("snapshot", snapshot(), snapshot(state="absent"))
+    converge("snapshot", **snapshot())
+    write("changed")
+    os.unlink("/proc/%s/root/srv/again" % started("box"))
+    with open("/proc/%s/root/srv/more" % started("box"), "wb") as stream:
+        stream.write(b"x" * (SIZE // 2))
+    assert seen() != before
+    for dummy in range(2):  # an act: it is done each time
+        pid = started("box")
+        predicted, done = (converge("snapshot", check=check, **snapshot(state="restored")) for check in (True, False))
+        assert predicted["changed"] and predicted["actions"] == done["actions"] and predicted["diff"] == done["diff"]
+        assert seen() == before and started("box") != pid and started("beside") == other
+        again = "/proc/%s/root/srv/again" % started("box")
+        assert os.stat(again).st_nlink == 2 and os.path.samefile(again, "/proc/%s/root/srv/a/b/file" % started("box"))
+        write("once more")
+    assert not converge("sandbox", **declared)["changed"]
+    shown = drive.info("snapshot", sandbox="box")["snapshots"]
+    assert [(each["sandbox"], each["name"], each["state"]) for each in shown] == [("box", "first", "present")]
+    assert drive.info("snapshot", name="none")["snapshots"] == []
+    converge("snapshot", **snapshot(state="absent"))
+    assert drive.info("snapshot")["snapshots"] == [] and not os.path.exists(LIB + "/snapshots") and not os.path.exists(LIB + "/roots/.saved")
+
+
+def test_several_in_any_order_and_after_a_reboot(converge):
+    made()
+    converge("sandbox", **sandboxes(sandbox()))
+    views = {}
+    for name in ("one", "two", "three"):
+        write(name)
+        views[name] = seen()
+        converge("snapshot", **snapshot(name))
+    reboot()
+    converge("sandbox", **sandboxes(sandbox()))
+    for name in ("one", "three", "two"):
+        converge("snapshot", **snapshot(name, state="restored"))
+        assert seen() == views[name]
+
+
+def test_refusals(converge, refuse):
+    made()
+    assert refuse("snapshot", **snapshot()) == ("Cannot take snapshot first of sandbox box: there is no sandbox box. Name one that is declared.")
+    assert "is not a name" in refuse("snapshot", **snapshot("../x"))
+    assert not converge("snapshot", **snapshot(state="absent"))["changed"]
+    converge("sandbox", **sandboxes(sandbox(storage=dict(size=SIZE))))
+    assert refuse("snapshot", **snapshot(state="restored")) == (
+        "Cannot restore snapshot first of sandbox box: there is none of that name. Name one of: (there are none).")
+    with open("/proc/%s/root/srv/more" % started("box"), "wb") as stream:
+        stream.write(b"x" * (SIZE // 2))
+    converge("snapshot", **snapshot())
+    os.unlink("/proc/%s/root/srv/more" % started("box"))
+    os.sync()
+    converge("sandbox", **sandboxes(sandbox(storage=dict(size=SIZE // 4))))
+    assert "and the sandbox may write %d. Give a larger storage.size." % (SIZE // 4) in refuse("snapshot", **snapshot(state="restored"))
+    reboot()
+    assert "Converge the sandbox first" in refuse("snapshot", **snapshot("second"))
+
+
+def test_a_full_sandbox_is_saved_and_put_back(converge):
+    made()
+    declared = sandboxes(writer("box", storage=dict(size=SIZE)))
+    converge("sandbox", **declared)
+    size = told("box")["size"]
+    converge("snapshot", **snapshot())
+    converge("snapshot", **snapshot(state="restored"))
+    assert os.stat("/proc/%s/root/srv/big" % started("box")).st_size >= size
+    assert drive.info("sandbox", names=["box"], storage=True)["sandboxes"][0]["storage"]["size"] == SIZE
+    assert not converge("sandbox", **declared)["changed"]
+
+
+def counting(**more):
+    return sandboxes(sandbox(services=[dict(name="app", command=["/bin/sh", "-c", COUNT])], **more))
+
+
+def count(top):
+    return [int(jail.text("%s/%s" % (top, name)) or 0) for name in ("count", "copy")]
+
+
+def live():
+    return LIB + "/uppers/box/upper/srv"
+
+
+def goes_on():
+    """The service of `box` counts on."""
+    before = jail.until(lambda: count(live())[1])
+    jail.until(lambda: count(live())[1] > before)
+
+
+def test_nothing_moves_while_it_is_copied(converge, monkeypatch):
+    made()
+    converge("sandbox", **counting())
+    goes_on()
+    copy, moments = copytree.copy, []
+
+    def slow(source, target):
+        moments.append(count(live()))
+        time.sleep(0.5)
+        copy(source, target)
+        moments.append(count(live()))
+
+    monkeypatch.setattr(copytree, "copy", slow)
+    converge("snapshot", **snapshot())
+    assert moments[0] == moments[1] == count(LIB + "/snapshots/box/first/upper/srv")
+    goes_on()
+
+
+def test_a_copy_that_fails_is_no_snapshot_and_all_goes_on(converge, refuse, monkeypatch):
+    made()
+    converge("sandbox", **counting())
+    goes_on()
+
+    def full(source, target):
+        os.mkdir("half", dir_fd=target)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(copytree, "copy", full)
+    said = refuse("snapshot", **snapshot())
+    assert "No space left on device" in said and "\n" not in said
+    assert not os.path.exists(LIB + "/snapshots")
+    goes_on()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_killed_while_it_is_frozen(converge, monkeypatch, both):
+    """Its child thaws; and where that is killed, too, the next run of the sandbox does."""
+    made()
+    converge("sandbox", **counting())
+    goes_on()
+    ready, told_so = os.pipe()
+    pid = os.fork()
+    if not pid:
+        def hang(source, target):  # its child has an end of this pipe, too, so nobody waits for it to be closed
+            os.write(told_so, b"x")
+            time.sleep(1000)
+
+        copytree.copy = hang
+        drive.converge("snapshot", snapshot())
+        os._exit(1)
+    os.close(told_so)
+    with os.fdopen(ready, "rb") as stream:
+        assert stream.read(1) == b"x"
+    trees = drive.new_host().cgroups()
+    assert trees.frozen("bulkhead/box")
+    if both:
+        for guard in jail.text("/proc/%d/task/%d/children" % (pid, pid)).split():
+            os.kill(int(guard), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    if both:
+        assert trees.frozen("bulkhead/box")
+        assert converge("sandbox", **counting())["actions"] == ["thaw sandbox box"]
+        assert not converge("sandbox", **counting())["changed"]
+    jail.until(lambda: not trees.frozen("bulkhead/box"))
+    goes_on()
+    converge("snapshot", **snapshot("second"))
+    assert os.listdir(LIB + "/snapshots/box") == ["second"] and not drive.new_host().claims.names(_frozen.NOUN)
+    goes_on()
+
+
+def test_one_that_is_frozen_stays_so(converge):
+    made()
+    converge("sandbox", **counting())
+    goes_on()
+    trees = drive.new_host().cgroups()
+    trees.freeze("bulkhead/box", True)
+    converge("snapshot", **snapshot())
+    assert trees.frozen("bulkhead/box")
+    trees.freeze("bulkhead/box", False)
+    goes_on()
+
+
+def test_put_back_is_undone_where_the_root_cannot_be_made(converge, refuse, monkeypatch):
+    made()
+    declared = sandboxes(sandbox(storage=dict(size=SIZE)))
+    converge("sandbox", **declared)
+    write("as it was")
+    converge("snapshot", **snapshot())
+    write("changed")
+    now = seen()
+    os.rename(BASE + "/out/box", BASE + "/out/away")
+    assert "does not exist" in refuse("snapshot", **snapshot(state="restored"))
+    os.rename(BASE + "/out/away", BASE + "/out/box")
+    from module_utils._resources import root
+
+    def broken(host, spec):
+        monkeypatch.undo()
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(root, "furnish", broken)
+    assert "Undone: " in refuse("snapshot", **snapshot(state="restored"))
+    converge("sandbox", **declared)
+    assert seen() == now and not converge("sandbox", **declared)["changed"]
+    assert not os.path.exists(LIB + "/uppers/box/upper.bulkhead-discarded")
+
+
+def test_they_go_with_the_data_of_the_sandbox(converge):
+    made()
+    converge("sandbox", **sandboxes(sandbox(), sandbox("beside")))
+    for name in ("box", "beside"):
+        write("kept", name)
+        converge("snapshot", **snapshot(sandbox=name))
+    gone = dict(sandboxes(sandbox(state="absent")), remove_data=False)
+    converge("sandbox", **gone)
+    assert not converge("sandbox", **gone)["changed"]
+    assert len(drive.info("snapshot")["snapshots"]) == 2
+    gone["remove_data"] = True
+    assert converge("sandbox", check=True, **gone)["actions"] == converge("sandbox", **gone)["actions"]
+    assert [each["sandbox"] for each in drive.info("snapshot")["snapshots"]] == ["beside"]
+    converge("sandbox", sandboxes=[], purge=True, remove_data=True, kill=True)
+    assert not os.path.exists(LIB + "/snapshots") and not filesystems.loops()
