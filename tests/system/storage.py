@@ -21,7 +21,8 @@ from module_utils._resources import _storage_tree
 
 BASE = "/run/boxes"
 LIB = "/var/lib/bulkhead"
-DRIVERS = ["overlay", "btrfs", "copy"]
+DRIVERS = os.environ.get("BULKHEAD_TEST_DRIVERS", "overlay btrfs copy").split()  # devicemapper: on a test host (tests/hosts/test_storage.py)
+DECLARED = {"devicemapper": dict(pool_size="300M")}  # beside the driver
 TYPES = ["uts", "ipc", "mnt", "pid"]
 
 __all__ = ("reboot",)
@@ -67,7 +68,7 @@ def image(*more, name="it"):
 
 
 def box(driver, name="box", **more):
-    return dict(dict(name=name, image="it", namespaces=dict(types=TYPES), storage=dict(driver=driver), services=[dict(name="app")]), **more)
+    return dict(dict(name=name, image="it", namespaces=dict(types=TYPES), storage=dict(DECLARED.get(driver, {}), driver=driver), services=[dict(name="app")]), **more)
 
 
 def sandboxes(*each):

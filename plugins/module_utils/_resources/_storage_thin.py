@@ -38,7 +38,7 @@ class Thin(Pieces):
     def probe(self, host):
         return _storage_pool.lacks(host)
 
-    def plan_room(self, host, name, chain, storage, plan):
+    def plan_room(self, host, name, storage, plan):
         _storage_pool.plan_size(host, storage, plan)
         _storage_pool.plan_use(host, name, storage, plan)
 
