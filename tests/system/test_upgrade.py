@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
+import signal
 import subprocess
+import types
 
 import archives
 import drive
@@ -16,6 +19,10 @@ import jail
 import pytest
 from test_sandbox_network import address, links
 from upgrades import Client, image, sandbox
+
+from module_utils._engine.engine import converge as act
+from module_utils._program import host as program
+from module_utils._program import whole
 
 PLACE = "/run/upgrades"
 LAB = {"name": "lab", "subnets": ["10.42.0.0/24"]}
@@ -192,3 +199,196 @@ def test_what_is_not_healthy_in_its_place_is_brought_back(converge, refuse, lab,
     assert set(client.end()) <= {"one", "two"}
     bring(converge, "one")
     assert not converge("sandbox", **sandbox(**declared))["changed"]
+
+
+# -- what is refused
+
+def test_what_is_refused_before_anything_is_touched(converge, refuse, lab):
+    assert "nothing" not in refuse("sandbox", **sandbox(image="none"))
+    bring(converge, "one")
+    assert refuse("sandbox", **sandbox(state="rolled_back")).startswith("Cannot roll back sandbox web: ")
+    converge("sandbox", **sandbox(network=NETWORK))
+    assert "first version" in refuse("sandbox", **sandbox(network=NETWORK, state="rolled_back"))
+    before = server(), kernel()
+    bring(converge, "two")
+    for more, why in (
+            ({"upgrade": None}, "upgrade.upper is refuse. Set upgrade.upper to keep or fresh, or on_mismatch: recreate"),
+            ({"bind": [{"source": PLACE, "target": "/var/place"}]}, "its bind on /var/place can be written to, and both would. Mend that, or set upgrade.trial: false")):
+        assert why in refuse("sandbox", check=True, **sandbox(network=NETWORK, **more))
+        assert why in refuse("sandbox", **sandbox(network=NETWORK, **more))
+        assert (server(), kernel()) == before and nothing_beside()
+    message = refuse("sandbox", **sandbox(name="web.trial"))
+    assert "web.trial is kept for the trial of an upgrade of web" in message
+    converge("namespace", name="web.trial", types=["uts"])
+    assert "there are namespaces web.trial already" in refuse("sandbox", **sandbox(network=NETWORK))
+    converge("namespace", name="web.trial", state="absent")
+    both(converge, **sandbox(network=NETWORK, bind=[{"source": PLACE, "target": "/var/place"}], upgrade={"upper": "keep", "trial": False}))
+    assert page() == "two"
+
+
+def test_as_before_where_no_upgrade_is_declared(converge, refuse):
+    bring(converge, "one")
+    converge("sandbox", **sandbox(upgrade=None))
+    write("var/kept", "by one")
+    bring(converge, "two")
+    refuse("sandbox", **sandbox(upgrade=None))
+    done = both(converge, **sandbox(upgrade=None, policy={"on_mismatch": "recreate"}))
+    assert page() == "two" and read("var/kept") == "by one" and not any("try image" in action for action in done["actions"])
+    both(converge, **sandbox(upgrade=None, state="rolled_back"))
+    assert page() == "one" and nothing_beside()
+
+
+def test_a_sandbox_without_namespaces(converge):
+    """An overlay on the host, which no trial can be beside, and no connection held to."""
+    plain = {"namespaces": None, "services": None, "upgrade": {"upper": "fresh"}}
+    bring(converge, "one")
+    converge("sandbox", **sandbox(**plain))
+    archives.write("/run/bulkhead/mnt/web/var/kept", b"by one")
+    bring(converge, "two")
+    both(converge, **sandbox(**plain))
+    assert jail.text("/run/bulkhead/mnt/web/srv/index.html") == "two" and not os.path.exists("/run/bulkhead/mnt/web/var/kept")
+    both(converge, **sandbox(state="rolled_back", **plain))
+    assert jail.text("/run/bulkhead/mnt/web/srv/index.html") == "one" and jail.text("/run/bulkhead/mnt/web/var/kept") == "by one"
+
+
+# -- what stays
+
+def test_what_a_version_before_needs_is_kept_and_a_reboot_brings_back_what_ran(converge, refuse, lab):
+    bring(converge, "one")
+    converge("sandbox", **sandbox(network=NETWORK))
+    write("var/kept", "by one")
+    bring(converge, "two")
+    converge("sandbox", **sandbox(network=NETWORK))
+    bring(converge, "three")
+    both_before = len(os.listdir("/var/lib/bulkhead/layers"))
+    converge("image", prune=True)
+    assert len(os.listdir("/var/lib/bulkhead/layers")) == both_before  # one, two and three
+    converge("sandbox", **sandbox(network=NETWORK, state="rolled_back"))
+    assert page() == "one" and shown()["version"]["rolled_back"]
+    drive.resource("sandbox")
+    reboot()
+    done, failed = whole.restore(drive.new_host())
+    assert done and not failed, failed
+    jail.until(server)
+    assert page() == "one" and read("var/kept") == "by one"  # whatever the image is now
+    assert whole.restore(drive.new_host()) == ([], [])
+    both(converge, **sandbox(network=NETWORK))
+    assert page() == "three" and shown()["version"]["previous"]["image"] == "web"
+    converge("sandbox", sandboxes=[{"name": "web", "state": "absent"}], remove_data=True)
+    converge("image", prune=True)
+    assert len(os.listdir("/var/lib/bulkhead/layers")) == 2
+
+
+def reboot():
+    act(drive.new_host(), program, {"state": "absent", "clear": True})
+
+
+@pytest.mark.parametrize("driver", ["copy"])
+def test_a_root_of_another_storage_driver(converge, refuse, lab, driver):
+    options = dict(network=NETWORK, storage={"driver": driver})
+    bring(converge, "one")
+    converge("sandbox", **sandbox(**options))
+    write("var/kept", "by one")
+    bring(converge, "bad", config={"Cmd": ["/bin/busybox", "false"]})
+    before = server(), kernel()
+    assert "The one before still runs." in refuse("sandbox", **sandbox(**options))
+    assert (server(), kernel()) == before and nothing_beside() and os.listdir("/var/lib/bulkhead/roots") == [".bases-copy", "web"]
+    bring(converge, "two")
+    both(converge, **sandbox(**options))
+    assert page() == "two" and read("var/kept") == "by one" and nothing_beside()
+    both(converge, **sandbox(state="rolled_back", **options))
+    assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
+
+
+# -- killed
+
+POINTS = ["_trial._unwell", "_trial._remove", "_held.hold", "_kept.lay_aside", "_kept.os.mkdir", "namespace._remove", "root.furnish", "service.await_health",
+          "_held.release", "_kept.forget"]
+
+
+def killed(point, options, times=1):
+    """Run until a function is called for the so manieth time, and be killed there. ``point``: MODULE.FUNCTION, or MODULE.os.FUNCTION."""
+    module, *own, name = point.split(".")
+    left = [times]
+
+    def run():
+        place = importlib.import_module("module_utils._resources." + module)
+        function = getattr(os if own else place, name)
+
+        def die(*args, **more):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **more)
+
+        if own:
+            place.os = types.SimpleNamespace(**dict(vars(os), **{name: die}))
+        else:
+            setattr(place, name, die)
+        return drive.converge("sandbox", options)
+    answer = drive.isolated(run)
+    assert answer["error"] == "it died", answer
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("on", [True, False])
+def test_killed_anywhere_it_goes_on_or_back(converge, lab, asks, point, on):
+    fresh = sandbox(network=NETWORK, upgrade={"upper": "fresh"})
+    bring(converge, "one")
+    converge("sandbox", **fresh)
+    write("var/kept", "by one")
+    bring(converge, "two")
+    killed(point, fresh)
+    if on:
+        both(converge, **fresh)
+        assert page() == "two" and read("var/kept") is None and nothing_beside()
+        both(converge, **sandbox(network=NETWORK, state="rolled_back"))
+    else:
+        bring(converge, "one")
+        predicted = converge("sandbox", check=True, **fresh)
+        assert converge("sandbox", **fresh)["actions"] == predicted["actions"]
+        assert not converge("sandbox", **fresh)["changed"]
+    assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
+    asks("127.0.0.1", 8080).end()
+
+
+@pytest.mark.parametrize("point", ["_held.hold", "_kept.change_places", "root.furnish", "_held.release"])
+def test_a_rollback_that_is_killed(converge, lab, point):
+    fresh = dict(network=NETWORK, upgrade={"upper": "fresh"})
+    bring(converge, "one")
+    converge("sandbox", **sandbox(**fresh))
+    write("var/kept", "by one")
+    bring(converge, "two")
+    converge("sandbox", **sandbox(**fresh))
+    write("var/kept", "by two")
+    killed(point, sandbox(state="rolled_back", **fresh))
+    both(converge, **sandbox(state="rolled_back", **fresh))
+    assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
+    assert jail.text("/var/lib/bulkhead/uppers/web/upper.previous/var/kept") == "by two"
+
+
+def test_a_power_cut_in_the_middle(converge, lab):
+    fresh = sandbox(network=NETWORK, upgrade={"upper": "fresh"})
+    bring(converge, "one")
+    converge("sandbox", **fresh)
+    write("var/kept", "by one")
+    bring(converge, "two")
+    killed("root.furnish", fresh)
+    reboot()
+    done, failed = whole.restore(drive.new_host())
+    assert done and not failed, failed
+    jail.until(server)
+    assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
+    both(converge, **fresh)
+    assert page() == "two" and read("var/kept") is None
+
+
+def test_a_power_cut_in_a_trial(converge, lab):
+    bring(converge, "one")
+    converge("sandbox", **sandbox(network=NETWORK))
+    bring(converge, "two")
+    killed("_trial._unwell", sandbox(network=NETWORK))
+    reboot()
+    done, failed = whole.restore(drive.new_host())
+    assert done and not failed, failed
+    assert page() == "one" and nothing_beside()
