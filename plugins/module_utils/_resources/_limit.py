@@ -56,6 +56,12 @@ def image_of(directory):
     return "%s/.%s.img" % os.path.split(directory)
 
 
+def left(host, directory):
+    """Is there a file system of a directory, be it half-made?"""
+    image = image_of(directory)
+    return bool(os.path.exists(image) or os.path.exists(image + ".new") or host.mounts().at(os.path.realpath(directory)))
+
+
 def measure(host, directory):
     """(bytes in use, limit in bytes) of a directory that has a limit; None: it has none, or is not mounted now."""
     now = find(host, directory)
@@ -176,8 +182,7 @@ def unmount(host, directory):
 def remove(host, directory):
     """Take the limit off, with all that was written where that is a file system of its own. The directory stays."""
     unmount(host, directory)
-    for path in (image_of(directory), image_of(directory) + ".new"):
-        _unlink(path)
+    _unlink(image_of(directory))
     if os.path.isdir(directory):
         _limit_quota.remove(host, directory)
 
@@ -206,6 +211,7 @@ class Plans:
     def make(self, plan):
         """Steps so that the directory is there, limited as declared, and mounted. True: the root that uses it has to be made anew."""
         now, spec = self.now, self.spec
+        self._sweep(plan)
         if spec.size is None:
             self._unlimited(plan)
             return False
@@ -221,6 +227,11 @@ class Plans:
         elif now.size != size:
             self._resize(plan, size)
         return False
+
+    def _sweep(self, plan):
+        new = image_of(self.directory) + ".new"
+        if os.path.lexists(new):
+            plan.add("remove %s, which a killed run has left" % new, lambda: _unlink(new))
 
     def _unlimited(self, plan):
         now = self.now
@@ -302,6 +313,7 @@ class Plans:
     def remove(self, plan, remove_data):
         """Steps after those that unmount the root: the mount goes, and with ``remove_data``, or where nothing was written, all of it."""
         host, directory, now = self.host, self.directory, self.now
+        self._sweep(plan)
         if now is None:
             return
         if now.kind == "quota":

@@ -66,7 +66,7 @@ class Overlay(_storage.Driver):
         """The plans of the limit of a sandbox; None where there is none, was none and is to be none."""
         recorded = (host.records.options("sandboxes", name) or {}).get("storage") or {}
         home = _home(host, name)
-        if (storage is None or storage.size is None) and recorded.get("size") is None and not os.path.exists(_limit.image_of(home)):
+        if (storage is None or storage.size is None) and recorded.get("size") is None and not _limit.left(host, home):
             return None
         return _limit.Plans(host, home, storage, [home + "/upper", home + "/work"])
 
