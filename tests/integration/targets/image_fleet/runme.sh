@@ -106,7 +106,7 @@ layer=$(grep -rl --include=three tampered /var/lib/bulkhead/layers)
 cp -p "$layer" $top/kept
 echo with >>"$layer"
 refused "is not what its digest says" --limit other
-[ -z "$(grep -rl --include=three tampered $there/var/lib/bulkhead/layers)" ] || fail "a layer that was tampered with is there"
+! grep -rq --include=three tampered $there/var/lib/bulkhead/layers || fail "a layer that was tampered with is there"
 cp -p $top/kept "$layer"
 
 # Killed while it is copied: the next run uses what is left, and removes it.
