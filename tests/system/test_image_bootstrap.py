@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A bootstrap as an image: by mmdebstrap itself, of an archive with two packages that is made here, as a private host has no network."""
+"""A bootstrap as an image: by mmdebstrap and debootstrap themselves, of an archive that is made here, as a private host has no network."""
 
 from __future__ import annotations
 
@@ -115,5 +115,50 @@ def test_refused(converge, refuse, monkeypatch):
     shutil.rmtree(BASE + "/pool")
     assert "mmdebstrap ended with" in refuse("image", **of()) and not os.listdir(STORE)
     monkeypatch.setenv("PATH", "/nowhere")
-    assert refuse("image", **of()) == "Cannot import image base from a bootstrap of test: mmdebstrap is not installed. Install it."
+    assert refuse("image", **of()) == "Cannot import image base from a bootstrap of test: mmdebstrap is not installed. Install the package mmdebstrap."
     assert "is not installed yet" in converge("image", check=True, **of())["warnings"][0] and not os.listdir(STORE)
+
+
+SCRIPT = """mirror_style release
+download_style apt
+finddebs_style from-indices
+variants - minbase
+keyring /nowhere
+work_out_debs () { required=base; base=; }
+first_stage_install () { extract $required $base; mkdir -p "$TARGET/etc/apt" "$TARGET/var/log"; }
+second_stage_install () { cp /etc/hostname /etc/resolv.conf "$TARGET/etc"; /bin/busybox id -u >"$TARGET/etc/by-script"; }
+"""
+
+
+def signed(name="ours"):
+    """A key, its public half in BASE/NAME.gpg, and the archive signed with it."""
+    home = {"GNUPGHOME": BASE + "/gnupg"}
+    os.makedirs(home["GNUPGHOME"], mode=0o700, exist_ok=True)
+    release = BASE + "/dists/test/Release"
+    for words in (["--passphrase", "", "--quick-gen-key", name, "rsa2048", "sign", "never"], ["--output", "%s/%s.gpg" % (BASE, name), "--export", name],
+                  ["--yes", "--local-user", name, "--output", release + ".gpg", "--detach-sign", release]):
+        subprocess.run(["gpg", "--batch", "--quiet"] + words, check=True, capture_output=True, env=dict(os.environ, **home))
+    subprocess.run(["gpgconf", "--kill", "gpg-agent"], check=True, env=dict(os.environ, **home))
+
+
+def test_by_debootstrap(converge, full_cycle, refuse, monkeypatch):
+    """With a script of its own for a suite that no script of it knows."""
+    shutil.copytree("/usr/share/debootstrap", BASE + "/debootstrap", symlinks=True)
+    archives.write(BASE + "/debootstrap/scripts/test", SCRIPT.encode())
+    monkeypatch.setenv("DEBOOTSTRAP_DIR", BASE + "/debootstrap")
+    signed("theirs")
+    signed("ours")
+    plain = of(tool="debootstrap", variant="minbase", include=["extra"], mirror="file://" + BASE)
+    ours = dict(plain, bootstrap=dict(plain["bootstrap"], keyring=BASE + "/ours.gpg"))
+    full_cycle("image", ours, dict(name="base", state="absent"))
+    assert converge("image", **ours)["actions"] == ["import image base from a bootstrap of test by debootstrap"]
+    tree = image()["lower"][0]
+    assert sorted(os.path.relpath(os.path.join(where, name), tree) for where, dummy, names in os.walk(tree) for name in names) == [
+        "bin/busybox", "bin/version", "etc/apt/sources.list", "etc/by-script", "etc/group", "etc/hostname", "etc/passwd", "etc/resolv.conf", "srv/page"]
+    assert jail.text(tree + "/etc/hostname") == "localhost\n" and jail.text(tree + "/etc/resolv.conf") == ""
+    first = image()["layers"][0]["digest"]
+    converge("image", **dict(ours, bootstrap=dict(ours["bootstrap"], serial="2")))
+    assert image()["layers"][0]["digest"] == first
+    for other in (plain, dict(plain, bootstrap=dict(plain["bootstrap"], keyring=BASE + "/theirs.gpg"))):
+        assert "debootstrap ended with" in refuse("image", **other)
+    converge("image", **dict(plain, bootstrap=dict(plain["bootstrap"], unsigned=True)))

@@ -13,6 +13,7 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._kernel.tarstre
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model import oci
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import Problems
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.image import ImageSpec
+from ansible_collections.bulkhead.isolation.plugins.module_utils._resources import _bootstrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,25 @@ def test_hosts_and_bootstraps():
     assert spec.bootstrap["include"] == ["a=1.0~rc1-2", "b"] and (spec.bootstrap["variant"], spec.bootstrap["tool"]) == ("minbase", "mmdebstrap")
 
 
+@pytest.mark.parametrize("declared, tool, words", [
+    ({"suite": "a"}, "mmdebstrap", "a bootstrap of a"), ({"suite": "a", "tool": "debootstrap"}, "debootstrap", "a bootstrap of a by debootstrap"),
+    ({"release": 41, "packages": ["@core", "bash"]}, "dnf", "a bootstrap of 41 by dnf"),
+    ({"tool": "zypper", "packages": ["pattern:base"]}, "zypper", "a bootstrap by zypper"),
+    ({"tool": "zypper", "release": "15.6", "packages": ["a"], "repositories": ["https://a/$releasever"], "keyring": "/k"}, "zypper",
+     "a bootstrap of 15.6 by zypper"),
+    ({"tool": "apk", "packages": ["alpine-base", "a>1.0"], "repositories": ["file:///srv/a"], "unsigned": True}, "apk", "a bootstrap by apk"),
+])
+def test_the_tool_that_is_meant(declared, tool, words):
+    spec, errors = parse(name="web", bootstrap=declared)
+    assert not errors and (spec.bootstrap["tool"], spec.path, spec.allow_setuid) == (tool, words, True)
+
+
+def test_the_key_of_a_bootstrap():
+    """What has been made stays known when there are more tools and options."""
+    key = _bootstrap.key(parse(name="web", bootstrap={"suite": "trixie", "include": ["b", "a"], "serial": 2, "mirror": "copy:///srv"})[0])
+    assert key == "sha256:a5de5576bee847a9a6a48186bc9d80513f7a26dc6401a9d9b486baa7896d3727"
+
+
 @pytest.mark.parametrize("options, where", [
     ({"host": False}, "host"), ({"host": ["/a"]}, "host"), ({"host": {"exclude": ["opt"]}}, "host.exclude[0]"),
     ({"host": {"include": ["/"]}}, "host.include[0]"),
@@ -51,8 +71,24 @@ def test_hosts_and_bootstraps():
     ({"bootstrap": {"suite": "a", "include": ["a,b"]}}, "bootstrap.include[0]"), ({"bootstrap": {"suite": "a", "include": "a"}}, "bootstrap.include"),
     ({"bootstrap": {"suite": "a", "mirror": "/etc/shadow"}}, "bootstrap.mirror[0]"), ({"bootstrap": {"suite": "a", "mirror": "--x"}}, "bootstrap.mirror[0]"),
     ({"bootstrap": {"suite": "a", "mirror": ["deb x y\nz"]}}, "bootstrap.mirror[0]"), ({"bootstrap": {"suite": "a", "variant": "tiny"}}, "bootstrap.variant"),
-    ({"bootstrap": {"suite": "a", "tool": "dnf"}}, "bootstrap.tool"), ({"bootstrap": {"suite": "a", "keyring": "a"}}, "bootstrap.keyring"),
+    ({"bootstrap": {"suite": "a", "tool": "yum"}}, "bootstrap.tool"), ({"bootstrap": {"suite": "a", "keyring": "a"}}, "bootstrap.keyring"),
     ({"bootstrap": {"suite": "a", "architecture": "a b"}}, "bootstrap.architecture"), ({"bootstrap": {"suite": "a", "script": "b"}}, "bootstrap.script"),
+    ({"bootstrap": {"suite": "a", "packages": ["b"]}}, "bootstrap.packages"), ({"bootstrap": {"suite": "a", "unsigned": True}}, "bootstrap.unsigned"),
+    ({"bootstrap": {"packages": ["b"]}}, "bootstrap.tool"), ({"bootstrap": {"release": "a"}}, "bootstrap.packages"),
+    ({"bootstrap": {"release": 1.5, "packages": ["b"]}}, "bootstrap.release"), ({"bootstrap": {"release": "a", "packages": []}}, "bootstrap.packages"),
+    ({"bootstrap": {"release": "a", "packages": ["/srv/b.rpm"]}}, "bootstrap.packages[0]"),
+    ({"bootstrap": {"release": "a", "packages": ["b.rpm"]}}, "bootstrap.packages[0]"),
+    ({"bootstrap": {"tool": "apk", "packages": ["b.apk"]}}, "bootstrap.packages[0]"),
+    ({"bootstrap": {"tool": "apk", "packages": ["--allow-untrusted"]}}, "bootstrap.packages[0]"),
+    ({"bootstrap": {"release": "a", "packages": ["b"], "repositories": ["/srv"]}}, "bootstrap.repositories[0]"),
+    ({"bootstrap": {"release": "a", "packages": ["b"], "repositories": ["file:///a\ngpgcheck=0"]}}, "bootstrap.repositories[0]"),
+    ({"bootstrap": {"release": "a", "packages": ["b"], "unsigned": True}}, "bootstrap.unsigned"),
+    ({"bootstrap": {"release": "a", "packages": ["b"], "keyring": "/k"}}, "bootstrap.keyring"),
+    ({"bootstrap": {"release": "a", "packages": ["b"], "repositories": ["file:///a"], "keyring": "/k", "unsigned": True}}, "bootstrap.unsigned"),
+    ({"bootstrap": {"tool": "zypper", "packages": ["b"], "architecture": "c"}}, "bootstrap.architecture"),
+    ({"bootstrap": {"tool": "debootstrap", "suite": "a", "variant": "extract"}}, "bootstrap.variant"),
+    ({"bootstrap": {"tool": "debootstrap", "suite": "a", "mirror": "deb a b"}}, "bootstrap.mirror[0]"),
+    ({"bootstrap": {"tool": "debootstrap", "suite": "a", "mirror": ["file:///a", "file:///b"]}}, "bootstrap.mirror"),
     ({"bootstrap": {"suite": "a", "serial": ["x"]}}, "bootstrap.serial"), ({"bootstrap": {"suite": "a", "components": [5]}}, "bootstrap.components[0]"),
 ])
 def test_bad_hosts_and_bootstraps(options, where):

@@ -10,6 +10,7 @@ anything; nothing is ever replaced. What an archive must not have is refused wit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -288,8 +289,9 @@ class Unpacker:
 def whole(reader, unpacker):
     """Every member of a reader (``iter()``, ``data()``)."""
     try:
-        for member in reader:
-            unpacker.add(member, reader.data())
+        with contextlib.closing(iter(reader)) as members:  # with the directories that it has open
+            for member in members:
+                unpacker.add(member, reader.data())
         unpacker.finish()
     finally:
         unpacker.close()

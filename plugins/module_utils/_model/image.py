@@ -67,7 +67,7 @@ class ImageSpec:
         if self.source == "host":
             self.path = "/"
         elif self.source == "bootstrap":
-            self.path = "a bootstrap of %s" % self.bootstrap["suite"]
+            self.path = image_sources.bootstrap_words(self.bootstrap)
         if options.get("name") is None and not (self.prune and not named and self.state == "present"):
             problems.add(prefix + "name", "this is required")
         if len(named) > 1:

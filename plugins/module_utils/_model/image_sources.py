@@ -11,19 +11,37 @@ import re
 from . import values
 
 HOST = ("exclude", "include")
-BOOTSTRAP = ("suite", "variant", "include", "components", "mirror", "architecture", "keyring", "tool", "serial")
-VARIANTS = ("minbase", "apt", "essential", "required", "important", "standard", "buildd", "debootstrap", "custom", "extract")
-TOOLS = ("mmdebstrap",)
+# What each tool takes of a bootstrap; ``tool`` and ``serial`` go with all of them.
+_SUITE = ("suite", "variant", "include", "components", "mirror", "architecture", "keyring")
+BOOTSTRAP = {
+    "mmdebstrap": _SUITE,
+    "debootstrap": _SUITE + ("unsigned",),
+    "dnf": ("release", "packages", "repositories", "architecture", "keyring", "unsigned"),
+    "zypper": ("release", "packages", "repositories", "keyring", "unsigned"),
+    "apk": ("packages", "repositories", "architecture", "keyring", "unsigned"),
+}
+_ALWAYS = ("tool", "serial")
+_REQUIRED = {"mmdebstrap": ("suite",), "debootstrap": ("suite",), "dnf": ("release", "packages"), "zypper": ("packages",), "apk": ("packages",)}
+_LISTS = ("include", "components", "mirror", "packages", "repositories")
+VARIANTS = {
+    "mmdebstrap": ("minbase", "apt", "essential", "required", "important", "standard", "buildd", "debootstrap", "custom", "extract"),
+    "debootstrap": ("minbase", "buildd", "important"),
+}
 # What the kernel and running services show there is no part of an image.
 NEVER = ("/proc", "/sys", "/dev", "/run")
 
+_URL = r"[a-z][a-z0-9+.-]*://[!-~]+"
 _WORDS = {
-    "suite": (re.compile(r"[A-Za-z0-9][A-Za-z0-9./+-]*"), "a suite such as trixie"),
-    "include": (re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:=~/-]*"), "the name of a package"),
-    "components": (re.compile(r"[A-Za-z0-9][A-Za-z0-9./+-]*"), "a component such as main"),
-    "architecture": (re.compile(r"[a-z0-9][a-z0-9-]*"), "an architecture such as amd64"),
+    "suite": (r"[A-Za-z0-9][A-Za-z0-9./+-]*", "a suite such as trixie"),
+    "include": (r"[A-Za-z0-9][A-Za-z0-9.+:=~/-]*", "the name of a package"),
+    "components": (r"[A-Za-z0-9][A-Za-z0-9./+-]*", "a component such as main"),
+    "architecture": (r"[a-z0-9][a-z0-9_-]*", "an architecture such as amd64 or x86_64"),
     # Anything else would be the name of a file of the host, or an option.
-    "mirror": (re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+|deb(-src)? [ -~]+"), "a URL or a line of a sources.list"),
+    "mirror": (_URL + r"|deb(-src)? [ -~]+", "a URL or a line of a sources.list"),
+    "release": (r"[A-Za-z0-9][A-Za-z0-9._-]*", "a release such as 41"),
+    # A file would be installed without a look at its signature.
+    "packages": (r"@?[A-Za-z0-9][A-Za-z0-9._+:=<>~^@-]*(?<!\.rpm)(?<!\.apk)", "the name of a package"),
+    "repositories": (_URL, "a URL"),
 }
 
 
@@ -56,33 +74,77 @@ def host(value, path, problems):
 
 
 def bootstrap(value, path, problems):
-    """All of BOOTSTRAP, with what was not said as its default, or None."""
-    options = values.mapping(value, path, problems, BOOTSTRAP)
-    found = {"variant": "minbase", "tool": TOOLS[0], "include": [], "components": [], "mirror": []}
-    for key in BOOTSTRAP:
-        given, where = options.get(key), "%s.%s" % (path, key)
-        if given is None:
-            found.setdefault(key, None)
-        elif key in ("variant", "tool"):
-            found[key] = values.choice(given, where, problems, VARIANTS if key == "variant" else TOOLS)
-        elif key == "keyring":
-            found[key] = values.absolute(given, where, problems)
-        elif key == "serial":
-            found[key] = values.text(given, where, problems, 100)
-        elif key in ("include", "components", "mirror"):
-            listed = [given] if key == "mirror" and isinstance(given, str) else values.items(given, where, problems)
-            found[key] = [_word(item, "%s[%d]" % (where, index), problems, key) for index, item in enumerate(listed)]
-        else:
-            found[key] = _word(given, where, problems, key)
-    if options.get("suite") is None:
-        problems.add(path + ".suite", "this is required")
-    found["include"] = sorted({word for word in found["include"] if word})
+    """What the tool takes, with what was not said as its default."""
+    options = values.mapping(value, path, problems, tuple(dict.fromkeys(_ALWAYS + sum(BOOTSTRAP.values(), ()))))
+    tool = _tool(options, path, problems)
+    found = {"tool": tool, "serial": None}
+    if options.get("serial") is not None:
+        found["serial"] = values.text(options["serial"], path + ".serial", problems, 100)
+    for key in BOOTSTRAP[tool]:
+        given = options.get(key)
+        found[key] = _DEFAULTS.get(key) if given is None else _option(key, given, "%s.%s" % (path, key), problems, tool)
+        if key in _LISTS:
+            found[key] = found[key] or []
+        if key in _REQUIRED[tool] and given in (None, []):
+            problems.add("%s.%s" % (path, key), "this is required")
+    for key in ("include", "packages"):
+        if key in found:
+            found[key] = sorted({word for word in found[key] if word})
+    if found.get("unsigned") and not (found.get("repositories") or found.get("mirror")):
+        problems.add(path + ".unsigned", "this goes with what is taken from elsewhere than where the host itself does")
+    elif found.get("unsigned") and found["keyring"]:
+        problems.add(path + ".unsigned", "a keyring is named, too")
+    elif found.get("keyring") and found.get("repositories") == []:
+        problems.add(path + ".keyring", "this goes with repositories")
+    for key in options:
+        if options[key] is not None and key not in found and any(key in known for known in BOOTSTRAP.values()):
+            problems.add("%s.%s" % (path, key), "this does not go with %s" % tool)
     return found
+
+
+_DEFAULTS = {"variant": "minbase", "unsigned": False}
+
+
+def _tool(options, path, problems):
+    """The one that is named, or the one that what is declared is for."""
+    if options.get("tool") is not None:
+        return values.choice(options["tool"], path + ".tool", problems, tuple(BOOTSTRAP)) or "mmdebstrap"
+    if options.get("suite") is None and options.get("release") is not None:
+        return "dnf"
+    if options.get("suite") is None and (options.get("packages") or options.get("repositories")):
+        problems.add(path + ".tool", "this is required where neither a suite nor a release is named. Name dnf, zypper or apk")
+        return "apk"
+    return "mmdebstrap"
+
+
+def _option(key, given, where, problems, tool):
+    if key == "variant":
+        return values.choice(given, where, problems, VARIANTS[tool])
+    if key == "keyring":
+        return values.absolute(given, where, problems)
+    if key == "unsigned":
+        return values.boolean(given, where, problems)
+    if key not in _LISTS:
+        return _word(given, where, problems, key)
+    listed = [given] if key == "mirror" and isinstance(given, str) else values.items(given, where, problems)
+    if key == "mirror" and tool == "debootstrap":
+        key = "repositories"
+        if len(listed) > 1:
+            problems.add(where, "%s takes one" % tool)
+    return [_word(item, "%s[%d]" % (where, index), problems, key) for index, item in enumerate(listed)]
 
 
 def _word(value, path, problems, key):
     form, what = _WORDS[key]
-    if isinstance(value, str) and len(value) <= 500 and form.fullmatch(value):
+    if key == "release" and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and len(value) <= 500 and re.fullmatch(form, value):
         return value
     problems.add(path, "%s is not %s" % (values.quoted(value), what))
     return None
+
+
+def bootstrap_words(found):
+    """What a bootstrap is called."""
+    kind = found.get("suite") or found.get("release")
+    return "a bootstrap%s%s" % (" of " + kind if kind else "", " by " + found["tool"] if found["tool"] != "mmdebstrap" else "")

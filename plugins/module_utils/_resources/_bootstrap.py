@@ -4,7 +4,7 @@
 
 """A distribution as an image: its own tool makes a root file system below the store, which becomes a layer as any directory does.
 
-The tool runs in a mount and a pid namespace that end with us, however that is. There its room lies over our directory, where the user
+The tool (`_bootstrap_tools.py`) runs in a mount and a pid namespace that end with us, however that is. There its room lies over our directory, where the user
 _apt, as whom apt fetches, reaches it, and where nothing of the store is seen.
 """
 
@@ -21,16 +21,16 @@ import time
 from .._kernel import manifest
 from .._kernel.tarstream import FILE, ArchiveError
 from . import _store
+from ._bootstrap_tools import TOOLS, Room, distribution
 
 # Times of what is made, not unpacked, where tools ask for one. Not 0: a password that was set then has to be changed.
 _EPOCH = "946684800"
 _ALONE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
           "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh"]
 _TOLD = 6  # lines of output in an error
-# Needed only while it is made, or not the same each time.
-_LEFT = re.compile(b"(dev|proc|run|sys|tmp)/.*|var/lib/dpkg/(lock.*|.*-old)|var/cache/debconf/.*-old|var/cache/apt/archives/lock|"
-                   b"var/lib/apt/lists/.*|var/log/.*\\.log")
-_OF_THE_HOST = {b"etc/resolv.conf": b"", b"etc/hostname": b"localhost\n"}
+# Needed only while it is made, or not the same each time; what else the tool itself leaves it says.
+_LEFT = re.compile(b"(dev|proc|run|sys|tmp|var/tmp)/.*|var/log/.*\\.log")
+_OF_THE_HOST = {b"etc/resolv.conf": b"", b"etc/hostname": b"localhost\n", b"etc/machine-id": b"uninitialized\n"}
 
 
 def key(spec):
@@ -49,13 +49,20 @@ def known(host, spec):
 
 def require(host, spec):
     """Refuse what could not be run, before anything is touched."""
-    tool = spec.bootstrap["tool"]
-    if shutil.which(tool) is None:
-        if not host.check:
-            raise ArchiveError("%s is not installed" % tool, advice="Install it")
-        host.warn("%s is not installed yet; an earlier task is expected to do that." % tool)
-    elif not spec.bootstrap["mirror"]:
-        mirrors(host, spec)
+    tool = TOOLS[spec.bootstrap["tool"]]
+    for program, package in tool.programs.items():
+        if shutil.which(program) is None:
+            if not host.check:
+                raise ArchiveError("%s is not installed" % program, advice=_advice(program, package))
+            host.warn("%s is not installed yet; an earlier task is expected to do that." % program)
+            return
+    tool.sources(host, spec.bootstrap)
+
+
+def _advice(program, package):
+    if program == "apk" and "debian" in distribution():
+        return "Debian has no package of it: name another tool, or import an archive of such a system"
+    return "Install the package %s" % package
 
 
 def room_name():
@@ -69,59 +76,19 @@ def make(host, spec, name):
     os.makedirs(_store.layers_of(host), mode=0o700, exist_ok=True)
     os.mkdir(room, 0o755)
     os.mkdir(room + "/tmp", 0o700)
-    begun = time.time_ns()
-    status, out, err = host.run(_ALONE + [room, host.lib] + _command(spec, host.lib + "/root", spec.bootstrap["mirror"] or mirrors(host, spec)), env=dict(
-        _proxies(host), LC_ALL="C.UTF-8", DEBIAN_FRONTEND="noninteractive", SOURCE_DATE_EPOCH=_EPOCH, TMPDIR=host.lib + "/tmp"))
-    if status:
-        told = [line.strip() for line in (out + "\n" + err).splitlines() if line.strip()][-_TOLD:]
-        raise ArchiveError("%s ended with %d: %s" % (spec.bootstrap["tool"], status, _printable(" | ".join(told))),
-                           advice="Mend that; it can be run by hand as well")
+    begun, tool = time.time_ns(), TOOLS[spec.bootstrap["tool"]]
+    environment = dict(_proxies(host), LC_ALL="C.UTF-8", DEBIAN_FRONTEND="noninteractive", SOURCE_DATE_EPOCH=_EPOCH, TMPDIR=host.lib + "/tmp")
+    for command in tool.commands(spec.bootstrap, tool.sources(host, spec.bootstrap), Room(room, host.lib)):
+        status, out, err = host.run(_ALONE + [room, host.lib] + command, env=environment)
+        told = [_printable(line.strip()) for line in (out + "\n" + err).splitlines() if line.strip()]
+        if status not in tool.good:
+            raise ArchiveError("%s ended with %d: %s" % (spec.bootstrap["tool"], status, " | ".join(told[-_TOLD:])),
+                               advice="Mend that; it can be run by hand as well")
+        for line in told:
+            if "scriptlet failed" in line:  # which is no failure to those who install rpm packages
+                host.warn("%s said while it made image %s: %s" % (spec.bootstrap["tool"], spec.name, line))
     root = os.open(room + "/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    return root, Choice(root, begun)
-
-
-def _command(spec, target, sources):
-    said = spec.bootstrap
-    words = [said["tool"], "--mode=root", "--format=directory", "--variant=" + said["variant"]]
-    for option, value in (("include", ",".join(said["include"])), ("components", ",".join(said["components"])),
-                          ("architectures", said["architecture"]), ("keyring", said["keyring"])):
-        if value:
-            words.append("--%s=%s" % (option, value))
-    return words + ["--", said["suite"], target] + sources
-
-
-def mirrors(host, spec):
-    """Lines of a sources.list: where this host's own apt takes the suite from, with its updates, or else from where it takes its own."""
-    suite, said = spec.bootstrap["suite"], " ".join(spec.bootstrap["components"])
-    form = "\t".join("$(%s)" % word for word in ("REPO_URI", "RELEASE", "COMPONENT", "ORIGIN", "LABEL"))
-    try:
-        status, text, dummy = host.run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
-    except OSError:
-        status, text = 1, ""
-    found = [line.split("\t") for line in text.splitlines() if line.count("\t") == 4] if not status else []
-    own, archive = {}, None
-    for address, release, component, origin, label in found:
-        if origin.lower() not in _distribution():
-            continue
-        if re.split("[-/]", release)[0] == suite:
-            own.setdefault((address, release), []).append(component)
-        if origin == label and archive is None:
-            archive = address
-    if own:
-        return ["deb %s %s %s" % (address, release, said or " ".join(dict.fromkeys(components))) for (address, release), components in own.items()]
-    if archive is None:
-        raise ArchiveError("this host's apt knows no archive of its distribution", advice="Run apt-get update there, or name a mirror")
-    return ["deb %s %s %s" % (archive, suite, said or "main")]
-
-
-def _distribution():
-    """Names of the host's distribution, in lower case."""
-    try:
-        with open("/etc/os-release", encoding="utf-8") as stream:
-            words = dict(line.rstrip().split("=", 1) for line in stream if "=" in line)
-    except OSError:
-        return []
-    return (words.get("ID", "") + " " + words.get("ID_LIKE", "")).replace('"', " ").lower().split()
+    return root, Choice(root, begun, tool.left)
 
 
 def _proxies(host):
@@ -144,14 +111,14 @@ class Choice:
     What was written since ``begun`` (nanoseconds) gets the time of the newest file that a package brought.
     """
 
-    def __init__(self, root, begun):
+    def __init__(self, root, begun, left):
+        self._left = left
         self._newest = max([entry.stat.st_mtime_ns for entry in manifest.walk(root, self.choose) if entry.stat.st_mtime_ns < begun
                             and stat.S_ISREG(entry.stat.st_mode) and entry.path not in _OF_THE_HOST], default=0)
 
-    @staticmethod
-    def choose(path, found, other):
+    def choose(self, path, found, other):
         """(is it taken, is what is in it looked at)"""
-        taken = not _LEFT.fullmatch(path)
+        taken = not _LEFT.fullmatch(path) and not self._left.fullmatch(path)
         return taken, taken
 
     def shape(self, member, entry):

@@ -33,7 +33,8 @@ class Tree:
     def __iter__(self):
         kinds = {stat.S_IFREG: tarstream.FILE, stat.S_IFDIR: tarstream.DIRECTORY, stat.S_IFLNK: tarstream.SYMLINK,
                  stat.S_IFCHR: tarstream.CHARACTER, stat.S_IFBLK: tarstream.DEVICE, stat.S_IFIFO: tarstream.FIFO}
-        for entry in self._entries:
+        entries, self._entries = self._entries, ()  # once: with the last reference go the directories that are open
+        for entry in entries:
             found, kind = entry.stat, kinds.get(stat.S_IFMT(entry.stat.st_mode))
             if kind is None:
                 continue  # a socket, which means nothing without the process that made it
