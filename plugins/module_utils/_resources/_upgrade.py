@@ -81,10 +81,10 @@ class Upgrade:
             self.now = self.wanted
         else:
             self.now = {"image": (host.records.options("sandboxes", self.name) or {}).get("image"), "digest": None, "lower": lower, "config": {}}
-        if self.now is not None and self.now["lower"] != self.wanted["lower"]:
+        if self.begun and _versions.same(recorded, self.wanted):
+            self.kind = "return"  # it has not come to the other
+        elif self.now is not None and self.now["lower"] != self.wanted["lower"]:
             self.kind = self._kind()
-        elif self.begun and not _versions.same(self.begun["version"], self.wanted):
-            self.kind = "return"
         if self.kind and self.begun and (self.kind != self.begun["kind"] or not _versions.same(self.begun["version"], self.wanted)):
             self.stale = self.begun
         return True
