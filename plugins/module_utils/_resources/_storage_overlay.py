@@ -18,7 +18,7 @@ from .._kernel import manifest, syscalls, trees
 from .._model.errors import Problems
 from .._model.overlay import OverlaySpec
 from .._model.sandbox import overlay_defaults
-from . import _layers, _limit, _store, _storage, overlay, root
+from . import _layers, _limit, _store, _storage, overlay, preflight, root
 
 _SPARE = 1 << 20  # bytes
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -30,8 +30,8 @@ class Overlay(_storage.Driver):
     name = "overlay"
 
     def probe(self, host):
-        if not os.path.isdir(host.sys + "/module/overlay") and "\toverlay\n" not in _filesystems(host):
-            return "this kernel has no overlay", "Load its module, or name another driver"
+        if not preflight.has_overlay(host, os.uname().release):
+            return "this kernel has no overlay", "Name another driver"
         place = host.lib
         while not os.path.isdir(place):
             place = os.path.dirname(place)
@@ -184,14 +184,6 @@ def _shown(host, name):
     """The overlay of a sandbox as the kernel shows it."""
     found = root.show(host, name)
     return found if found and found["lower"] else overlay.show(host, "%s/mnt/%s" % (host.state, name))
-
-
-def _filesystems(host):
-    try:
-        with open(host.proc + "/filesystems", encoding="ascii") as stream:
-            return stream.read()
-    except OSError:
-        return ""
 
 
 def _discard(host, paths):
