@@ -16,7 +16,7 @@ def lacks(option, module=None, release=None, proc="/proc", sys="/sys", boot="/bo
 
     False where nothing tells: then the doing does. ``module`` is None of options that are in no module of their own.
     """
-    if module is not None and os.path.isdir("%s/module/%s" % (sys, module)):
+    if module is not None and os.path.isdir("%s/module/%s" % (sys, module.replace("-", "_"))):  # in its file it has hyphens
         return False
     release = release or os.uname().release
     config = _config(release, proc, boot)
