@@ -15,7 +15,7 @@ import drive
 import filesystems
 import jail
 import pytest
-from boxes import BASE, SIZE, made, reboot, sandbox, sandboxes, started, told, writer
+from boxes import BASE, SIZE, TYPES, made, reboot, sandbox, sandboxes, started, told, writer
 
 from module_utils._kernel import syscalls
 
@@ -197,3 +197,15 @@ def test_what_was_written_stays_without_remove_data(converge):
     reset = dict(declared, reset=["box"])
     assert converge("sandbox", check=True, **reset)["actions"] == converge("sandbox", **reset)["actions"]
     assert not os.path.exists("/proc/%s/root/srv/mine" % started("box")) and measured()["size"] == SIZE
+
+
+@pytest.mark.parametrize("kind", [dict(limit="loop"), dict(limit="tmpfs", keep=False)], ids=str)
+def test_in_a_user_namespace(converge, kind):
+    made()
+    mapped = dict(types=TYPES + ["net", "user"], uid_map=["0 100000 65536"], gid_map=["0 100000 65536"])
+    declared = sandboxes(writer("box", storage=stored(**kind), namespaces=mapped))
+    os.chmod(BASE + "/out/box", 0o777)
+    converge("sandbox", **declared)
+    said = told("box")
+    assert "No space left on device" in said["error"] and SIZE * 0.9 < said["size"] <= SIZE
+    assert not converge("sandbox", **declared)["changed"]

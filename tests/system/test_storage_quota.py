@@ -21,7 +21,7 @@ from module_utils._kernel import quota, syscalls
 
 LIB = "/var/lib/bulkhead"
 GET, SET = 0x801C581F, 0x401C5820
-MAPPED = dict(types=TYPES + ["user"], uid_map=["0 100000 65536"], gid_map=["0 100000 65536"])
+MAPPED = dict(types=TYPES + ["net", "user"], uid_map=["0 100000 65536"], gid_map=["0 100000 65536"])
 QUOTA = dict(size=SIZE, limit="quota")
 
 

@@ -139,6 +139,9 @@ def mount(host, directory, size):
     host.drop("mounts")
     if os.path.isdir(directory + "/lost+found"):
         os.rmdir(directory + "/lost+found")
+    for name in os.listdir(directory):
+        if name.endswith(_layers.DISCARDED):  # of a run that was killed
+            _layers.discard(host, "%s/%s" % (directory, name))
     resize(host, directory, size)
 
 
@@ -301,10 +304,7 @@ class Plans:
 
     def _resize(self, plan, size):
         host, directory, before = self.host, self.directory, self.now.size
-        left = _layers.leftovers(self.inside)
-        for path in left:
-            _layers.plan_discard(host, path, plan)
-        if before is not None and size < self.now.used and not left:
+        if before is not None and size < self.now.used and not _layers.leftovers(self.inside):  # those go before
             raise _too_small(directory, size, self.now.used)
         plan.differ("size", before, size)
         plan.add("limit %s to %d bytes" % (directory, size), lambda: resize(host, directory, size),

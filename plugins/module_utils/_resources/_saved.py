@@ -22,10 +22,14 @@ from . import _frozen, _storage, _store
 _FILE = "/snapshot.json"
 
 
+def _tops(host):
+    return host.lib + "/snapshots", host.lib + "/roots/.saved"
+
+
 def rooms(host, sandbox=None):
     """[(sandbox, directory)] of those that are there; the drivers have them in two places."""
     found = []
-    for top in (host.lib + "/snapshots", host.lib + "/roots/.saved"):
+    for top in _tops(host):
         found += [(name, "%s/%s" % (top, name)) for name in _list(top) if sandbox in (None, name)]
     return found
 
@@ -109,12 +113,12 @@ def _forget(host, path, known):
 
 def tidy(host, sandbox):
     """Directories that hold nothing any more."""
-    for top in (host.lib + "/snapshots", host.lib + "/roots/.saved"):
+    for top in _tops(host):
         for path in ("%s/%s" % (top, sandbox), top):
             try:
                 os.rmdir(path)
             except OSError:
-                break  # not there, or not empty
+                pass  # not there, or not empty
 
 
 # -- plans
@@ -126,6 +130,13 @@ def plan_none(host, plan, sandbox=None):
             plan.differ("snapshots of %s" % owner, [name for name in _list(room) if not name.startswith(".")], None)
             plan.add("remove the snapshots of sandbox %s" % owner,
                      lambda room=room: [remove(host, "%s/%s" % (room, name)) for name in _list(room)])
+    plan_tidy(host, plan, sandbox)
+
+
+def plan_tidy(host, plan, sandbox=None):
+    """A step that removes directories that a killed run has left empty."""
+    if any(os.path.isdir(path) and not _list(path) for path in [room for owner, room in rooms(host, sandbox)] + list(_tops(host))):
+        plan.add("remove empty directories of snapshots", lambda: [tidy(host, owner) for owner, room in rooms(host, sandbox) or [("", "")]])
 
 
 def _read(path):

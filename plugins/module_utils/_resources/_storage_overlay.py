@@ -53,6 +53,8 @@ class Overlay(_storage.Driver):
 
     def plan_make(self, host, spec, plan):
         """Upper and work are made, and what is there is compared, where the overlay is mounted."""
+        for path in _layers.leftovers((spec.overlay.upper, spec.overlay.work)) if spec.root is not None else ():  # else `overlay.py` does
+            _layers.plan_discard(host, path, plan)
         limits = self._limits(host, spec.key, spec.storage)
         if limits is None:
             return False

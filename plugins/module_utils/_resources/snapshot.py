@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .._model.errors import BulkheadError, Problems
 from .._model.snapshot import SnapshotSpec
-from . import _frozen, _saved, _storage, sandbox
+from . import _frozen, _saved, _storage, _store, sandbox
 
 NOUN = "snapshot"
 
@@ -28,6 +28,8 @@ def plan(host, spec, plan):
     left = _saved.leftovers(host, spec.sandbox)
     if left:
         plan.add("remove what a killed run has left of snapshots of sandbox %s" % spec.sandbox, lambda: [_saved.remove(host, path) for path in left])
+    if spec.state == "absent":
+        _saved.plan_tidy(host, plan, spec.sandbox)
     if spec.state == "present" and found is None:
         _plan_saved(host, spec, plan)
     elif spec.state == "absent" and found is not None:
@@ -38,26 +40,25 @@ def plan(host, spec, plan):
 
 
 def _plan_saved(host, spec, plan):
-    driver = _root(host, spec, "take")
+    driver = _driver(host, spec, "take")
     if driver is not None:
+        root = driver.find(host, spec.sandbox)
+        if root is None or not root.ready:
+            raise _refused(spec, "take", "the sandbox has no root of layers, or it is not there now", "Converge the sandbox first")
         plan.differ("state", "absent", "present")
         plan.add("save what sandbox %s has written as snapshot %s" % (spec.sandbox, spec.name),
                  lambda: _saved.save(host, driver, spec.sandbox, spec.name),
                  lambda: _saved.remove(host, _saved.find(host, spec.sandbox, spec.name)[0]))
 
 
-def _root(host, spec, verb):
-    """The driver of a sandbox whose root is there. In check mode an earlier task may be going to make it: None."""
+def _driver(host, spec, verb):
+    """The driver of a sandbox. In check mode an earlier task may be going to make it: None."""
     if host.records.options(sandbox.RECORD, spec.sandbox) is None:
         if host.check:
             host.warn("There is no sandbox %s yet; an earlier task is expected to make it." % spec.sandbox)
             return None
         raise _refused(spec, verb, "there is no sandbox %s" % spec.sandbox, "Name one that is declared")
-    driver = _storage.of_name(host, spec.sandbox)
-    root = driver.find(host, spec.sandbox)
-    if root is None or not root.ready:
-        raise _refused(spec, verb, "the sandbox has no root of layers, or it is not there now", "Converge the sandbox first")
-    return driver
+    return _storage.of_name(host, spec.sandbox)
 
 
 def _refused(spec, verb, why, advice):
@@ -65,7 +66,7 @@ def _refused(spec, verb, why, advice):
 
 
 def _plan_restored(host, spec, plan, found):
-    driver = _root(host, spec, "restore")
+    driver = _driver(host, spec, "restore")
     if found is None:
         if not host.check:
             raise _refused(spec, "restore", "there is none of that name", "Name one of: %s" % (
@@ -74,10 +75,7 @@ def _plan_restored(host, spec, plan, found):
     if driver is None or found is None:
         return
     path, known = found
-    now, size = driver.find(host, spec.sandbox), driver.measure(host, spec.sandbox)["size"]
-    if known["driver"] != driver.name or known["layers"] != now.layers:
-        raise _refused(spec, "restore", "it was taken over other layers than those that the sandbox has now",
-                       "Bring its image back first (state: rolled_back, after an upgrade)")
+    size = driver.measure(host, spec.sandbox)["size"]
     if size is not None and known["written"] > size:
         raise _refused(spec, "restore", "it has %d bytes, and the sandbox may write %d" % (known["written"], size), "Give a larger storage.size")
     problems = Problems()
@@ -88,7 +86,21 @@ def _plan_restored(host, spec, plan, found):
     specs.policy["put_back"] = {spec.sandbox: path}
     sandbox.find(host, specs)
     sandbox.plan(host, specs[0], plan)
+    if known["driver"] != driver.name or known["layers"] != _layers(host, driver, specs[0]):
+        raise _refused(spec, "restore", "it was taken over other layers than those that the sandbox has now",
+                       "Bring its image back first (state: rolled_back, after an upgrade)")
     plan.differ("restored", None, spec.name)
+
+
+def _layers(host, driver, wanted):
+    """The chain of a sandbox's root; of one that a killed run has not made again, what is declared."""
+    root = driver.find(host, wanted.key)
+    if root is not None:
+        return root.layers
+    if wanted.chain is not None:
+        return wanted.chain
+    known = {_store.tree(host, digest): digest for digest in _store.layers(host)}
+    return [known.get(path, path) for path in reversed(wanted.overlay.lower)]
 
 
 def result(host, params, outcome):
