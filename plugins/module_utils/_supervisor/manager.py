@@ -49,6 +49,12 @@ def states(host, pattern):
     return None if found is None else {unit[0]: unit[3] for unit in found}
 
 
+def read_since(host):
+    """When systemd was last told to read all units again, in microseconds since the boot; 0 for never."""
+    found = _calls(host, [(_PATH, "org.freedesktop.DBus.Properties", "Get", "ss", _NAME + ".Manager", "UnitsLoadTimestampMonotonic")])
+    return None if found is None or isinstance(found[0], dbus.BusError) else found[0][0]
+
+
 def jobs(host):
     """The units that have something queued or under way."""
     found = _ask(host, "ListJobs", "")
@@ -67,7 +73,7 @@ def queue(host, verb, units):
 def show(host, units, properties):
     """{unit: {property: text}}, as `systemctl show` words them, and of one moment for each unit."""
     found, left = {}, list(units)
-    for dummy in range(_AGAIN):
+    for dummy in range(_AGAIN if left else 0):
         asked = [(unit, name, _interface(unit, name)) for unit in left for name in (_CHANGED,) + tuple(properties) + (_CHANGED,)
                  if _interface(unit, name)]
         answers = _calls(host, [(_object(unit), "org.freedesktop.DBus.Properties", "Get", "ss", kind, name) for unit, name, kind in asked])

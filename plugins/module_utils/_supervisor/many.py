@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 
 from .._model.errors import BulkheadError
-from . import manager, systemctl
+from . import fresh, manager, systemctl
 
 
 def start(host, units, there):
@@ -20,6 +20,7 @@ def start(host, units, there):
     if len(units) < 2:
         systemctl.start(host, *units)
         return
+    new = {unit: fresh.stamp(host, unit) for unit in units if systemctl.is_new(host, unit)}
     try:
         queue(host, "start", units)
     finally:
@@ -27,6 +28,7 @@ def start(host, units, there):
     left = [unit for unit in units if not there(unit)]
     found = (systemctl.states(host, left) or {}) if left else {}
     failed = [unit for unit in left if found.get(unit) not in ("active", "reloading")]
+    fresh.remember(host, {unit: each for unit, each in new.items() if unit not in failed})
     if failed:
         raise BulkheadError("Cannot start %s: systemd has tried. Look at systemctl status %s." % (
             ", ".join(failed[:5]) + (", …" if len(failed) > 5 else ""), failed[0]))

@@ -143,7 +143,7 @@ def remove(host):
     unit = systemctl.show(host, [UNIT])[UNIT]
     if unit["ActiveState"] not in ("inactive", "failed", ""):
         systemctl.stop(host, UNIT)
-    if unit["UnitFileState"] == "enabled":
+    if os.path.islink("%s/multi-user.target.wants/%s" % (host.units, UNIT)):
         systemctl.disable(host, UNIT)
     if systemctl.remove(host, UNIT) or host.units_changed:
         systemctl.reload(host)

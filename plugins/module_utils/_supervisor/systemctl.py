@@ -16,19 +16,15 @@ import re
 import shlex
 
 from .._model.errors import BulkheadError
-from . import manager
+from . import fresh, manager
 
 MADE = "# made by bulkhead"  # how the first line of a unit file of ours begins
 # Asked of every unit, so that all who ask share one call.
 PROPERTIES = ("LoadState", "ActiveState", "FragmentPath", "DropInPaths", "NeedDaemonReload", "ControlGroup", "MainPID", "ExecMainCode",
-              "ExecMainStatus", "UnitFileState", "NRestarts", "ActiveEnterTimestampMonotonic")
-# Where units of the system have files (systemd.unit(5)).
-_PLACES = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
-           "/etc/systemd/system", "/etc/systemd/system.attached", "/run/systemd/system", "/run/systemd/system.attached",
-           "/run/systemd/generator", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system",
-           "/run/systemd/generator.late")
+              "ExecMainStatus", "NRestarts", "ActiveEnterTimestampMonotonic")
 _UNKNOWN = {"LoadState": "not-found", "ActiveState": "inactive", "MainPID": "0", "NRestarts": "0", "NeedDaemonReload": "no",
             "ActiveEnterTimestampMonotonic": "0"}  # of a unit that systemd knows nothing of
+_READ = {"LoadState": "loaded", "DropInPaths": "", "NeedDaemonReload": "no"}  # of one whose file it has as that is
 _LENGTH = 255  # of the name of a unit
 _ROOM = 100000  # bytes of names in one call; the kernel takes two million
 
@@ -111,21 +107,41 @@ def show(host, units):
     ask = dict.fromkeys(unit for unit in units if unit not in known)
     if ask:
         ask.update((unit, None) for unit in host.cached("systemd expected", dict) if unit not in known)
-        for unit in _unknown(host, list(ask)) if len(ask) > 1 else ():
+        loaded_now = states(host, list(ask)) if len(ask) > 1 else None
+        for unit in _unknown(host, list(ask), loaded_now) if loaded_now is not None else ():
             known[unit] = dict(dict.fromkeys(PROPERTIES, ""), **_UNKNOWN)
             del ask[unit]
-        for part in _parts(list(ask)):
-            known.update(manager.show(host, part, PROPERTIES) or _show(host, part))
+        known.update(_by_bus(host, list(ask), loaded_now or {}) or {})
+        for part in _parts([unit for unit in ask if unit not in known]):
+            known.update(_show(host, part))
     return {unit: known[unit] for unit in units}
 
 
-def _unknown(host, units):
+def _by_bus(host, units, active):
+    """show() by the bus; None without one. Of a unit whose file systemd has as it is it is not asked what that says; nor is
+    anything of a slice that is ``active`` besides ({unit: its state})."""
+    read = {unit: dict(_READ, FragmentPath=path(host, unit)) for unit in units if fresh.is_read(host, unit)}
+    found = manager.show(host, [unit for unit in units if unit not in read], PROPERTIES)
+    slices = [unit for unit in read if unit.endswith(".slice") and active.get(unit) == "active"]
+    more = manager.show(host, [unit for unit in read if unit not in slices], [name for name in PROPERTIES if name not in _READ and name != "FragmentPath"])
+    if found is None or more is None:
+        return None
+    fresh.remember(host, {unit: fresh.stamp(host, unit) for unit, values in found.items()
+                          if values["FragmentPath"] == path(host, unit) and all(values[name] == value for name, value in _READ.items())})
+    more.update((unit, dict(dict.fromkeys(PROPERTIES, ""), ActiveState="active", ControlGroup=slice_group(unit))) for unit in slices)
+    found.update((unit, dict(more[unit], **values)) for unit, values in read.items())
+    return found
+
+
+def _unknown(host, units, loaded_now):
     """Those that systemd has not loaded and finds no file of."""
-    loaded = states(host, units)
-    if loaded is None:
-        return []
-    files = {entry for place in dict.fromkeys((host.units,) + _PLACES) if os.path.isdir(place) for entry in os.listdir(place)}
-    return [unit for unit in units if unit not in loaded and unit not in files and unit + ".d" not in files]
+    there = fresh.entries(host)
+    return [unit for unit in units if unit not in loaded_now and unit not in there and unit + ".d" not in there]
+
+
+def is_new(host, unit):
+    """Has systemd been found to know nothing of it? Then it reads its file when it is started."""
+    return host.cached("systemd shown", dict).get(unit, {}).get("LoadState") == "not-found"
 
 
 def states(host, units):
@@ -236,7 +252,7 @@ def write(host, unit, text):
         raise
     host.units_changed = True
     host.cached("systemd files", dict)[unit] = text
-    if host.cached("systemd shown", dict).get(unit, {}).get("LoadState") != "not-found":  # such a one is read when it is started
+    if not is_new(host, unit):
         drop(host, unit)
     return True
 
