@@ -15,6 +15,7 @@ import sys
 import pytest
 
 import drive
+from jail import until
 
 from module_utils._kernel import nsfs
 
@@ -76,10 +77,8 @@ def pin(converge):
 
 
 def handed_over(supervisor, pid):
-    """Let the hand-over happen: the sibling's pid."""
-    text, sender, dummy = supervisor.hear()
-    assert text.startswith("MAINPID=") and sender == pid
-    sibling = int(text.partition("=")[2])
+    """Let the hand-over happen: the sibling's pid. Who it is and that it is ready is one message."""
+    sibling = named(supervisor, pid)
     text, sender, barrier = supervisor.hear()
     assert (text, sender) == ("BARRIER=1", pid)
     assert not os.waitpid(pid, os.WNOHANG)[0] and not os.waitpid(sibling, os.WNOHANG)[0]  # both wait for us
@@ -88,16 +87,26 @@ def handed_over(supervisor, pid):
     return sibling
 
 
+def named(supervisor, pid):
+    text, sender, dummy = supervisor.hear()
+    assert text.startswith("MAINPID=") and text.endswith("\nREADY=1") and sender == pid
+    return int(text[len("MAINPID="):-len("\nREADY=1")])
+
+
+def children():
+    with open("/proc/self/task/%d/children" % os.getpid(), encoding="ascii") as stream:
+        return {int(word) for word in stream.read().split()}
+
+
 @pytest.mark.parametrize(("sh", "status"), [("exit 7", 7 << 8), ("kill -9 $$", 9), ("exit 0", 0)])
 def test_the_command_is_a_child_of_the_supervisor(supervisor, pin, sh, status):
     sibling = handed_over(supervisor, supervisor.start(sh, namespaces={"pid": pin}))
-    assert supervisor.hear()[:2] == ("READY=1", sibling)
     assert os.waitpid(sibling, 0)[1] == status
 
 
 def test_it_lives_in_the_namespace_and_knows_nothing_of_it(supervisor, pin):
     sibling = handed_over(supervisor, supervisor.start("env; ls -l /proc/self/fd; exec sleep 60", namespaces={"pid": pin}))
-    assert supervisor.hear()[0] == "READY=1"
+    until(lambda: os.readlink("/proc/%d/exe" % sibling).endswith("/sleep"))
     assert nsfs.identity("/proc/%d/ns/pid" % sibling) == nsfs.identity(pin)
     os.kill(sibling, signal.SIGTERM)
     assert os.waitpid(sibling, 0)[1] == signal.SIGTERM
@@ -111,17 +120,20 @@ def test_without_a_pid_namespace_it_stays(supervisor):
 
 
 def test_one_that_cannot_enter_is_never_ready(supervisor, pin):
-    sibling = handed_over(supervisor, supervisor.start("exit 0", namespaces={"pid": pin}, root="/nowhere"))
-    assert os.waitpid(sibling, 0)[1] == 125 << 8
+    before = children()
+    pid = supervisor.start("exit 0", namespaces={"pid": pin}, root="/nowhere")
+    assert os.waitpid(pid, 0)[1] == 125 << 8
     assert "cannot enter its root /nowhere" in supervisor.said()
     supervisor.socket.settimeout(0.1)
     with pytest.raises(OSError):
         supervisor.hear()
+    (sibling,) = children() - before
+    assert os.waitpid(sibling, 0)[1] == 125 << 8
 
 
 def test_killed_before_it_has_handed_over(supervisor, pin):
     pid = supervisor.start("exit 0", namespaces={"pid": pin})
-    sibling = int(supervisor.hear()[0].partition("=")[2])
+    sibling = named(supervisor, pid)
     barrier = supervisor.hear()[2]
     os.kill(pid, signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL

@@ -330,23 +330,31 @@ def notifier():
 def hand_over(sock):
     """Have a sibling take our place, born in the pid namespace that was joined: the supervisor is its parent and waits for it.
 
-    Returns in the sibling, once the supervisor knows it for the main process; so it learns how it ends, however soon that is.
-    We end: nobody has to wait in between.
+    Returns in the sibling, which has to say when it is ready: the function that does so. We wait for that, and pass it on together with
+    whom to wait for: one message is one change of state to the supervisor, and each takes as much of it as half a start. The sibling
+    goes on once the supervisor has read that, so that it learns how the command ends, however soon that is. We end: nobody has to wait
+    in between.
     """
-    told, tell = posix.pipe()
+    (told, tell), (heard, say_so) = posix.pipe(), posix.pipe()
     sibling = call("syscall", SYS_CLONE3, CLONE_PARENT.to_bytes(8, sys.byteorder) + bytes(56), 64)
-    if sibling:
-        seen, see = posix.pipe()
-        sock.send(b"MAINPID=%d" % sibling)
-        sock.sendmsg([b"BARRIER=1"], [(1, 1, see.to_bytes(4, sys.byteorder))])  # SOL_SOCKET, SCM_RIGHTS
-        posix.close(see)
-        posix.read(seen, 1)  # ends when the supervisor has read all that came before, and closed it
-        posix.write(tell, b"1")
-        posix._exit(0)
-    posix.close(tell)
-    if not posix.read(told, 1):
-        raise Refused("whoever began to enter was killed")
-    posix.close(told)
+    if not sibling:
+        posix.close(tell)
+
+        def ready():
+            posix.write(say_so, b"1")
+            if not posix.read(told, 1):
+                raise Refused("whoever began to enter was killed")
+        return ready
+    posix.close(say_so)
+    if not posix.read(heard, 1):
+        posix._exit(125)  # it has said why
+    seen, see = posix.pipe()
+    sock.send(b"MAINPID=%d\nREADY=1" % sibling)
+    sock.sendmsg([b"BARRIER=1"], [(1, 1, see.to_bytes(4, sys.byteorder))])  # SOL_SOCKET, SCM_RIGHTS
+    posix.close(see)
+    posix.read(seen, 1)  # ends when the supervisor has read all that came before, and closed it
+    posix.write(tell, b"1")
+    posix._exit(0)
 
 
 def null_input():
@@ -499,6 +507,9 @@ def enter(path):
     say("reach its supervisor")
     sock = notifier() if spec.get("notify") else None
 
+    def ready():
+        sock.send(b"READY=1")
+
     parent = 0  # as it is seen from a pid namespace that it is not in
     forked = "pid" in files or spec.get("timeout")
     if forked:
@@ -508,7 +519,7 @@ def enter(path):
         else:
             parent = posix.getpid()
         if sock:
-            hand_over(sock)
+            ready = hand_over(sock)
         else:
             child = posix.fork()
             if child:
@@ -569,7 +580,7 @@ def enter(path):
             raise Refused("its supervisor is gone")
     if sock:
         say("tell its supervisor")
-        sock.send(b"READY=1")
+        ready()
     environment = {"PATH": PATH, "HOME": home, "USER": name, "LOGNAME": name}
     environment.update(spec.get("environment") or {})
     say("leave nothing open")
