@@ -16,9 +16,10 @@ import time
 from .._kernel import nft, nsfs, sockets
 
 NOUN = "held"
-_TABLE = "inet bulkhead_held"
-_ABSENT = "table %s\ndelete table %s\n" % (_TABLE, _TABLE)
-_HELD = _ABSENT + """table %s {
+_TABLE = "bulkhead_held"
+_HELD = """table inet %(name)s
+delete table inet %(name)s
+table inet %(name)s {
     chain held {
         type filter hook input priority 0; policy accept;
         iifname "lo" accept
@@ -26,7 +27,7 @@ _HELD = _ABSENT + """table %s {
         meta l4proto udp ct state new drop
     }
 }
-""" % _TABLE
+""" % {"name": _TABLE}
 _PAUSE = 0.005  # seconds
 
 
@@ -55,10 +56,6 @@ def release(host, name):
     """No error where nothing is held."""
     pin = nsfs.look(nsfs.pin_path(host, name, "net"), "net")
     if pin.alive and host.claims.read(NOUN, name) is not None:
-        try:
-            with nsfs.visit({"net": pin.path}, host.proc):
-                nft.script(host.run, _ABSENT)
-        except nft.NftError as exc:
-            if not exc.missing:
-                raise OSError(0, str(exc)) from exc
+        with nsfs.visit({"net": pin.path}, host.proc):
+            nft.drop_table(_TABLE)
     host.claims.drop(NOUN, name)
