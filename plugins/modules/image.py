@@ -117,14 +117,22 @@ options:
     type: raw
   bootstrap:
     description:
-      - A new root file system of Debian, Ubuntu or what derives from them, made on the host by C(mmdebstrap), which has to be installed there.
-      - The image is unchanged as long as this declaration is. Change its C(serial) to have it made of the packages of today. The same packages
-        give the same layer, whenever they are installed.
-      - C(suite) is required, as V(trixie). C(variant) is one of those of C(mmdebstrap), by default V(minbase). C(include) is a list of
-        packages. C(components), a list, is by default that of the host's apt, or V(main). C(architecture) is by default that of the host.
-      - C(mirror) is a URL, a line of a C(sources.list), or a list of these. By default packages come from where the host's own apt takes those of the
-        suite, with its updates, or from the same archive for another suite of the same distribution. What it names stays in the image.
-      - C(keyring) is a file or directory of keys, by default those that the host's apt trusts. C(tool) is V(mmdebstrap). C(serial) is any text.
+      - A new root file system of a distribution, made on the host by a C(tool) of that, which has to be installed there, V(mmdebstrap) or
+        V(debootstrap) of Debian, Ubuntu or what derives from them, V(dnf) or V(zypper) of distributions of rpm packages, V(apk) of Alpine. By default
+        it is V(mmdebstrap) where C(suite) is named, and V(dnf) where C(release) is.
+      - The image is unchanged as long as this declaration is. Change its C(serial), any text, to have it made of the packages of today. The same
+        packages give the same layer, whenever they are installed. Recommended packages are not installed.
+      - With V(mmdebstrap) and V(debootstrap) C(suite) is required, as V(trixie). C(variant) is one of those of C(mmdebstrap), with V(debootstrap)
+        V(minbase), V(buildd) or V(important), by default V(minbase). C(include) is a list of packages. C(components), a list, is by default that of
+        the host's apt, or V(main). C(mirror) is a URL, with V(mmdebstrap) also a line of a C(sources.list), or a list of these. By default packages
+        come from where the host's own apt takes those of the suite, with V(mmdebstrap) with its updates, or from the same archive for another suite of
+        the same distribution. What it names stays in the image.
+      - With the others C(packages), a list, is required; it is all that is installed, with what that needs. C(repositories) is a list of URLs, by default
+        the repositories of the host. With V(dnf) and V(zypper) C(release), which V(dnf) requires, is what C($releasever) stands for in them.
+      - C(architecture) is by default that of the host. V(zypper) has no such option.
+      - C(keyring) is a file or, but with V(debootstrap), a directory of keys that packages or the lists of them are to be signed with, by default those
+        that the host's own package manager trusts. C(unsigned), true, has nothing verified. Both go with C(repositories), the latter also with C(mirror)
+        of V(debootstrap).
     type: dict
   reference:
     description:
@@ -263,6 +271,17 @@ EXAMPLES = r"""
       suite: trixie
       include: [ca-certificates, python3-minimal]
       serial: "2026-11"
+
+- name: A root file system of rpm packages, on a host of any distribution that has dnf
+  bulkhead.isolation.image:
+    name: other
+    bootstrap:
+      release: 42
+      packages: [bash, coreutils, dnf]
+      repositories:
+        - https://mirror.example.org/fedora/releases/42/Everything/x86_64/os/
+        - https://mirror.example.org/fedora/updates/42/Everything/x86_64/
+      keyring: /etc/keys/fedora-42.asc
 
 - name: See that nothing has happened to its files
   bulkhead.isolation.image:

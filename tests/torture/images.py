@@ -158,22 +158,31 @@ BUILD = image(steps=[COPY, RUN], **{"from": "base"})
 Built("image-build", BUILD, before=[PARENT])
 Built("image-build-changed", image(steps=[RUN], prune=True, **{"from": "base"}), before=[PARENT, BUILD], layers=[Built.layers[0], Built.layers[2]])
 
-TOOL = """#!/bin/sh -e
-while [ "$1" != -- ]; do shift; done
-mkdir "$3" "$3/etc" "$3/dev"
-echo text >"$3/etc/file"
-touch -d @0 "$3/etc/file"
+MADE = """mkdir -p "$1/etc" "$1/dev"
+echo text >"$1/etc/file"
+touch -d @0 "$1/etc/file"
 """
+MMDEBSTRAP = """#!/bin/sh -e
+while [ "$1" != -- ]; do shift; done
+mkdir "$3"
+set -- "$3"
+""" + MADE
+DNF = """#!/bin/sh -e
+for each; do case $each in --installroot=*) root=${each#*=};; --setopt=reposdir=*) grep -q gpgkey=file: "${each##*=}/1.repo";; esac; done
+mkdir -p "$root/var/cache/dnf" && echo >"$root/var/cache/dnf/x" && echo >"$root/dev/null"
+set -- "$root"
+""" + MADE
 
 
 class Bootstrap(Image):
-    """In the place of mmdebstrap a tool that makes a small tree: how it is run and what becomes of the tree is ours."""
+    """In the place of the tool one that makes a small tree: how it is run and what becomes of the tree is ours."""
 
     layers = [["dev", "etc", "etc/file"]]
+    tool, text = "mmdebstrap", MMDEBSTRAP
 
     def prepare(self):
         super().prepare()
-        os.chmod(archives.write(BASE + "/bin/mmdebstrap", TOOL.encode()), 0o755)
+        os.chmod(archives.write("%s/bin/%s" % (BASE, self.tool), self.text.encode()), 0o755)
         os.environ["PATH"] = BASE + "/bin:" + os.environ["PATH"]
 
     def cleanup(self):
@@ -182,3 +191,6 @@ class Bootstrap(Image):
 
 
 Bootstrap("image-bootstrap", image(bootstrap=dict(suite="test", mirror="copy:///none")))
+Bootstrap("image-bootstrap-dnf", image(bootstrap=dict(release="1", packages=["a"], repositories=["file:///none"], keyring=BASE + "/other.tar")), tool="dnf",
+          text=DNF, layers=[["dev", "etc", "etc/file", "proc", "usr", "usr/lib", "usr/lib/sysimage", "usr/lib/sysimage/rpm", "var", "var/cache",
+                             "var/cache/dnf", "var/lib", "var/lib/rpm"]])

@@ -29,7 +29,7 @@ _ALONE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation
           "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh"]
 _TOLD = 6  # lines of output in an error
 # Needed only while it is made, or not the same each time; what else the tool itself leaves it says.
-_LEFT = re.compile(b"(dev|proc|run|sys|tmp|var/tmp)/.*|var/log/.*\\.log")
+_LEFT = re.compile(b"(dev|proc|run|sys|tmp|var/tmp)/.*|var/log/.*\\.log|var/cache/ldconfig/aux-cache")
 _OF_THE_HOST = {b"etc/resolv.conf": b"", b"etc/hostname": b"localhost\n", b"etc/machine-id": b"uninitialized\n"}
 
 
