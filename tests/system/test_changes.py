@@ -47,7 +47,7 @@ def found(added=(), modified=(), deleted=()):
     return {"added": list(added), "modified": list(modified), "deleted": list(deleted)}
 
 
-@pytest.mark.parametrize("script, told", [
+CASES = [
     ("true", found()),
     ("echo x >etc/new; mkdir -p deep/er; ln -s x etc/newlink", found(["/deep", "/deep/er", "/etc/new", "/etc/newlink"])),
     ("echo more >>etc/one", found(modified=["/etc/one"])),
@@ -68,7 +68,10 @@ def found(added=(), modified=(), deleted=()):
     ("echo again >hidden", found(["/hidden"])),  # the upper layer had taken it away
     ("rm etc/null etc/fifo; mknod etc/null c 1 5; mkfifo etc/fifo; touch -d 2020-01-01 etc/null etc/fifo", found(modified=["/etc/null"])),
     ("echo x >'etc/a b'; echo x >\"$(printf 'etc/\\377')\"", found(["/etc/a b", "/etc/\udcff"])),
-])
+]
+
+
+@pytest.mark.parametrize("script, told", CASES)
 def test_each_way_of_changing(over, script, told):
     assert over(script) == told
 
