@@ -38,6 +38,17 @@ options:
       - C(image) is the name of an image, see M(bulkhead.isolation.image), whose layers are those of the overlay. C(overlay) can
         then say the rest, as C(options) or C(read_only). A service that names no C(command) takes that, and what it does not say of
         C(environment), C(user), C(group), C(cwd) and C(health), from the image.
+      - C(storage) says how the root is made of the layers of C(image), and how much may be written to it. It is a dictionary. Without it the
+        driver is overlay, without a limit.
+      - C(storage.driver) is V(overlay), V(btrfs), V(copy), V(devicemapper), V(aufs) or V(auto), the default, which is overlay where the host
+        can, else btrfs, else copy. With V(overlay) the layers are shown as they are, and what is written lies in an upper. The others make a
+        tree of all layers of an image once, its base, and a root is a copy of that, made by a snapshot of a subvolume (V(btrfs), where
+        C(/var/lib/bulkhead) or C(/var/lib/bulkhead/roots) lies on one), file by file with shared blocks where the file system has them (V(copy)), or
+        by a snapshot of a volume of a thin pool (V(devicemapper)). A driver that the host lacks is refused. C(storage.pool) of V(devicemapper)
+        is a block device, or a file of C(storage.pool_size) that is made where it is missing, by default C(/var/lib/bulkhead/pool.img).
+      - C(storage.size) is how much may be written at most, C(storage.limit) by which means where the driver has none of its own, V(quota), V(loop),
+        V(tmpfs) or V(auto), the default. The size changes in place. C(storage.keep) set to V(false) lets go of what was written whenever the root is
+        made anew. Another driver, pool or kind of limit is refused for a root that is there.
       - C(root) is a directory to use as the root in place of an overlay.
       - C(network) is the name of a network, see M(bulkhead.isolation.network), or a dictionary with its C(name) and what
         M(bulkhead.isolation.interface) knows of C(addresses), C(publish), C(egress), C(bandwidth), C(aliases) and so on. It is
@@ -164,6 +175,20 @@ EXAMPLES = r"""
     sandboxes:
       - name: web
         overlay: {lower: [/srv/layers/nginx-2, /srv/layers/debian-2]}
+
+- name: Roots that are snapshots on a btrfs, of which each may write 2 GiB
+  bulkhead.isolation.sandbox:
+    defaults:
+      namespaces: {types: [net, uts, ipc, mnt, pid, cgroup]}
+      storage: {driver: btrfs, size: 2G}
+    sandboxes:
+      - {name: web, image: nginx, services: [{name: nginx}]}
+      - {name: cache, image: redis, services: [{name: redis}]}
+
+- name: Back to the image, whatever was written
+  bulkhead.isolation.sandbox:
+    reset: [web]
+    sandboxes: "{{ sandboxes }}"
 
 - name: Remove a sandbox and its data
   bulkhead.isolation.sandbox:
