@@ -60,7 +60,7 @@ printf '#!/bin/sh\nexec nsenter --mount --target %s -- %s "$@"\n' $other "$ANSIB
 chmod 755 $top/python
 cat >$top/inventory.yml <<WORDS
 all:
-  vars: {ansible_connection: local}
+  vars: {ansible_connection: local, ansible_pipelining: true}
   hosts:
     builder: {ansible_python_interpreter: "$ANSIBLE_TEST_PYTHON_INTERPRETER"}
     other: {ansible_python_interpreter: $top/python}
@@ -120,16 +120,16 @@ play || fail "it is not made after a run was killed"
 went yes 1
 
 # The controller as the source, which is here the builder.
-source=localhost
 three=last
 play --limit builder || fail "it is not made on the controller"
+source=localhost
 play --limit other || fail "it is not copied from the controller"
 grep -q "copied 1 layers" "$log" || fail "other than 1 layer was copied from the controller"
 clean
 
 for place in "" "nsenter --mount --target $other --"; do
     for name in it-own it-shop it-base; do
-        $place ansible localhost -m bulkhead.isolation.image -a "name=$name state=absent" >"$log" || fail "$name cannot be removed"
+        $place ansible localhost -m bulkhead.isolation.image -a "name=$name state=absent" >"$log" 2>&1 || fail "$name cannot be removed"
     done
 done
 [ -z "$(find /var/lib/bulkhead/{layers,images} $there/var/lib/bulkhead/{layers,images} -mindepth 1)" ] || fail "layers are left"
