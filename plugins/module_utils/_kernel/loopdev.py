@@ -18,7 +18,7 @@ from . import syscalls
 KINDS = ("squashfs", "erofs")  # file systems that are made to be read from a file
 CONTROL, MAJOR = "/dev/loop-control", 7
 _CONTROL_NUMBER = 10, 237
-_GET_FREE, _CONFIGURE, _GET_STATUS = 0x4C82, 0x4C0A, 0x4C05
+_GET_FREE, _CONFIGURE, _GET_STATUS, _SET_CAPACITY = 0x4C82, 0x4C0A, 0x4C05, 0x4C07
 _READ_ONLY, _AUTOCLEAR = 1, 4
 _INFO, _FLAGS_AT = 232, 52  # size of struct loop_info64, and where in it lo_flags is
 _ATTEMPTS = 64  # somebody else may take the device that was free
@@ -67,6 +67,16 @@ def is_of(device, path):
         return _file(fd) == (found.st_dev, found.st_ino)
     finally:
         os.close(fd)
+
+
+def fit(path):
+    """Tell the device of a file that this has got another size."""
+    with attached(path, True) as device:
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _SET_CAPACITY, 0)
+        finally:
+            os.close(fd)
 
 
 @contextlib.contextmanager

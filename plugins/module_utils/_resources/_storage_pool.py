@@ -258,6 +258,8 @@ def _make(host, path, size):
     """Write its head. The kernel makes metadata where there are zeros."""
     new = _partial(path)
     block = os.path.exists(path)
+    if not block and (os.path.lexists(path) or path.startswith("/dev/")):
+        raise BulkheadError("Cannot make the pool %s: there is no such device. Name one that is there." % path)
     if block:
         what = on_it(host, path) if stat.S_ISBLK(os.stat(path).st_mode) else "it is a file that is there already"
         if what is not None:

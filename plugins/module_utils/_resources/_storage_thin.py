@@ -113,7 +113,7 @@ class Thin(Pieces):
     def _remove(host, place, value):
         path = value["pool"]
         there = os.path.exists(path) and _storage_pool.head(path) is not None
-        if not there and path.startswith("/dev/") and not os.path.exists(path):
+        if value["id"] is not None and path.startswith("/dev/") and not os.path.exists(path):
             raise BulkheadError("Cannot remove the volume of %s: there is no device %s, on which it is. Bring it back; if it is gone for "
                                 "good, remove the file %s/volume." % (place, path, place))
         if there and value["id"] is not None:
