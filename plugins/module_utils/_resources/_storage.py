@@ -153,8 +153,9 @@ def _of(host, spec):
 
 def existing(host, name):
     """The driver that has a root of a sandbox, or what was written to one; None."""
-    for driver in roots(host, name):
-        return _driver(driver)
+    driver = _tree(host, name)
+    if driver is not None:
+        return driver
     if os.path.isdir("%s/uppers/%s/upper" % (host.lib, name)) or os.path.exists("%s/uppers/.%s.img" % (host.lib, name)):
         return _driver("overlay")
     recorded = host.records.options("sandboxes", name) or {}
@@ -165,17 +166,17 @@ def existing(host, name):
 
 
 def of_name(host, name):
-    """The driver of a sandbox that is recorded or was; that of none is overlay's, which has nothing to show."""
-    return existing(host, name) or _driver("overlay")
+    """The driver of a sandbox that is recorded or was, or that a killed run was making; that of none is overlay's, which has nothing to show."""
+    return existing(host, name) or _tree(host, name, half=True) or _driver("overlay")
 
 
-def roots(host, name):
-    """The name of the driver, in a list, of a root below roots/; mostly there is no such directory at all."""
+def _tree(host, name, half=False):
+    """The driver of a root below roots/, with ``half`` of what is left of one; mostly there is no such directory at all."""
     if not host.cached("roots", lambda: os.path.isdir(host.lib + "/roots")):
-        return []
+        return None
     from . import _storage_tree
 
-    return [each for each in [_storage_tree.driver_of(host, name)] if each]
+    return _storage_tree.driver_of(host, name, half)
 
 
 def named(name):

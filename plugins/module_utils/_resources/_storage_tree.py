@@ -249,14 +249,23 @@ def _discard_left(host, items):
 
 def _sweep(host, name):
     for path in _storage_places.leftovers(host, name):
-        known = _storage_places.read(path)
-        _storage_places.discard(host, drivers()[known["driver"] if known else "copy"].pieces, path)
+        _storage_places.discard(host, _driver_left(host, [path]).pieces, path)
 
 
-def driver_of(host, name):
-    """The name of the driver that has a root of this sandbox; None."""
+def driver_of(host, name, half=False):
+    """The driver that has a root of this sandbox, with ``half`` of what a killed run has left of one; None."""
     known = _storage_places.read(_storage_places.place(host, name))
-    return known["driver"] if known and known["driver"] in drivers() else None
+    if known is None and half:
+        return _driver_left(host, _storage_places.leftovers(host, name))
+    return drivers().get(known["driver"]) if known else None
+
+
+def _driver_left(host, paths):
+    """That of a place that may not be whole: nothing is in it before it says whose it is."""
+    for path in paths:
+        known = _storage_places.read(path)
+        return drivers().get(known["driver"] if known else "copy")
+    return None
 
 
 _DRIVERS = {}
