@@ -28,7 +28,9 @@ options:
         M(bulkhead.isolation.overlay) and M(bulkhead.isolation.chroot_service), without their names, paths and states, which
         follow from the sandbox.
       - C(name) is the name, of the characters C(A-Z a-z 0-9 _ . -).
-      - C(state) is V(present), the default, or V(absent).
+      - C(state) is V(present), the default, or V(absent), or V(rolled_back), which is present with the version of its image that it ran
+        with before the last upgrade. A sandbox that is rolled back stays so, whether it is declared V(rolled_back) or V(present), until its
+        image is another one or C(upgrade) says C(retry).
       - C(namespaces) is a dictionary with C(types) and what M(bulkhead.isolation.namespace) knows of C(hostname), C(sysctls),
         C(uid_map) and so on.
       - C(cgroup) is a dictionary of limits. The cgroup is C(bulkhead/NAME), where systemd is init the slice C(bulkhead-NAME.slice);
@@ -38,6 +40,12 @@ options:
       - C(image) is the name of an image, see M(bulkhead.isolation.image), whose layers are those of the overlay. C(overlay) can
         then say the rest, as C(options) or C(read_only). A service that names no C(command) takes that, and what it does not say of
         C(environment), C(user), C(group), C(cwd) and C(health), from the image.
+      - C(upgrade) is a dictionary that says what is done where what C(image) stands for is not what the sandbox runs with. C(upper) is
+        V(refuse), the default, V(keep) for what was written to stay, or V(fresh) for an empty read-write layer, where the former is kept beside
+        until the next upgrade. C(trial) says whether the new image is first started beside, in a sandbox C(NAME.trial) of the same
+        declaration, and asked for its health; it is true with V(keep) and V(fresh), and needs a service with C(health). C(drain) is the time
+        that open connections have to end before the services are stopped, by default V(1s). C(retry) takes up an image again that was rolled back
+        from. See the notes.
       - C(storage) says how the root is made of the layers of C(image), and how much may be written to it. It is a dictionary. Without it the
         driver is overlay, without a limit.
       - C(storage.driver) is V(overlay), V(btrfs), V(copy), V(devicemapper), V(aufs) or V(auto), the default, which is overlay where the host
@@ -84,7 +92,7 @@ options:
     description:
       - What to do when a namespace or the root cannot be changed in place, for example when another layer is declared.
         V(fail) refuses and names the keys. V(recreate) stops the services, makes namespaces and root anew and starts the
-        services again. The read-write layer is kept.
+        services again. The read-write layer is kept. For another image C(upgrade) of a sandbox says more.
     type: str
     choices: [fail, recreate]
     default: fail
@@ -106,6 +114,13 @@ notes:
   - Where C(/etc/resolv.conf) of an image is a link, what it leads to inside the root is mounted on, and made where it leads nowhere. A
     file that C(bind) puts in one of these two places is there instead. A sandbox without a network keeps the files of its image, and so
     does one without V(mnt) among the C(types) of C(namespaces), for which C(ip netns exec) shows them.
+  - An upgrade never has the old and the new image write to one read-write layer at once. The trial writes to a copy of it, or to an empty one. It has
+    an address of its own on the same networks, is published nowhere, and nobody finds it by a name. It is refused where a C(bind) can be
+    written to, for both would write there, and without V(net) among the C(types), for both would take the same ports. A trial that is not
+    healthy is removed, and the sandbox was not touched. Else connections to the sandbox wait, in its own net namespace, while its services are
+    stopped and those of the new image are started: TCP asks again after a second by itself, so that no client is refused. When these are not
+    healthy, or anything fails, the sandbox is brought back as it was. A client that keeps a connection open has C(drain) to end it.
+  - What a sandbox ran with before stays in the store as long as it can be rolled back to. A reboot brings back what ran, whatever the image is now.
   - With V(user) but not V(mnt) in the C(types) of C(namespaces), files keep the ids that they have on the host, and those outside
     the maps are shown inside as the overflow id, which is C(nobody).
 seealso:
@@ -175,6 +190,29 @@ EXAMPLES = r"""
     sandboxes:
       - name: web
         overlay: {lower: [/srv/layers/nginx-2, /srv/layers/debian-2]}
+
+- name: Have web run with what the image web is now, if that is healthy
+  bulkhead.isolation.sandbox:
+    sandboxes:
+      - name: web
+        namespaces: {types: [net, uts, ipc, mnt, pid, cgroup]}
+        image: web
+        upgrade: {upper: keep}
+        network: {name: lab, publish: ["8080:80"]}
+        services:
+          - {name: nginx, health: {http: "http://127.0.0.1/"}}
+
+- name: Back to the version before
+  bulkhead.isolation.sandbox:
+    sandboxes:
+      - name: web
+        state: rolled_back
+        namespaces: {types: [net, uts, ipc, mnt, pid, cgroup]}
+        image: web
+        upgrade: {upper: keep}
+        network: {name: lab, publish: ["8080:80"]}
+        services:
+          - {name: nginx, health: {http: "http://127.0.0.1/"}}
 
 - name: Roots that are snapshots on a btrfs, of which each may write 2 GiB
   bulkhead.isolation.sandbox:

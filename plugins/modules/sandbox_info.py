@@ -97,6 +97,10 @@ sandboxes:
       returned: with O(storage)
       type: dict
       sample: {driver: overlay, written: 1048576, size: null}
+    version:
+      description: What of its image it runs with, and what it can be rolled back to, or null for one without an image.
+      type: dict
+      sample: {image: web, digest: "sha256:0c3f…", previous: {image: web, digest: "sha256:9a1e…"}, rolled_back: false}
     restore_error:
       description: Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged.
       type: str

@@ -22,6 +22,7 @@ from .._model.errors import BulkheadError
 from .._model.upgrade import obstacle
 from .._supervisor import pick
 from . import _held, _kept, _sandbox_image, _storage, _store, _trial, _versions
+from ._trial import plan_sweep
 from ._versions import NOUN
 
 _WORDS = {"keep": "upgrade", "fresh": "upgrade", "back": "rollback", "return": "return"}
@@ -29,11 +30,10 @@ _WORDS = {"keep": "upgrade", "fresh": "upgrade", "back": "rollback", "return": "
 
 def begin(host, spec, plan):
     """Give a sandbox the version that it is to run with: an Upgrade, which may have nothing to do. The first steps of its plan."""
-    _trial.plan_sweep(host, spec.key, plan)
+    plan_sweep(host, spec.key, plan)
     found = Upgrade(host, spec)
     if spec.image is None:
-        if spec.key in host.cached(NOUN, lambda: set(host.records.names(NOUN))):
-            plan.record(NOUN, spec.key, None)
+        plan.record(NOUN, spec.key, None)
     elif found.choose(plan):
         _sandbox_image.fill(host, spec, found.wanted)
         found.plan_first(plan)
@@ -48,7 +48,7 @@ def plan_removal(host, name, remove_data, plan):
     plan.record(NOUN, name, None)
 
 
-class Upgrade:
+class Upgrade(_versions.Stays):
     """``kind``: None where the version stays; keep, fresh; back: to the version before; return: to the former one, for who did not get
     through. ``now`` and ``wanted`` are versions, ``known`` what is recorded of them. ``begun`` is what a killed run was about, ``stale``
     the same where this run is about something else; ``inodes`` are of the directories that change places (`_kept.py`).

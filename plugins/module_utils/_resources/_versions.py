@@ -13,9 +13,23 @@ the version before is kept beside that of now (`_kept.py`). ``next`` is there wh
 
 from __future__ import annotations
 
-from . import _store
-
 NOUN = "versions"  # /etc/bulkhead/versions.d
+
+
+class Stays:
+    """What `_upgrade.py: Upgrade` is to the plan of a sandbox, where no version changes."""
+
+    lets = frozenset()
+
+    def plan_hold(self, plan):
+        """Nothing."""
+
+    plan_written = plan_last = plan_hold
+
+
+def names(host):
+    """The sandboxes of which versions are recorded."""
+    return host.cached(NOUN, lambda: set(host.records.names(NOUN)))
 
 
 def known(host, name):
@@ -26,10 +40,13 @@ def known(host, name):
 def write(host, name, options):
     """Now, for who may be killed before the end of the run."""
     host.records.write_all({(NOUN, name): (options, False)})
+    host.drop(NOUN)
 
 
 def of_image(host, name):
     """What an image of the store is now; None where there is none."""
+    from . import _store  # more code, for the one who has images
+
     image = _store.image(host, name)
     if image is None:
         return None

@@ -17,7 +17,7 @@ from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
 from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, parse
 from .._model.upgrade import of_trial
-from . import _frozen, _names, _storage, _trial, _upgrade, _versions, _visitors, cgroup, namespace, overlay, root, service
+from . import _frozen, _names, _storage, _versions, _visitors, cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
@@ -56,6 +56,12 @@ def _interface():
     return interface
 
 
+def _upgrade():
+    from . import _upgrade as found  # much code, for the one who has images
+
+    return found
+
+
 def _interfaces_before(host, name):
     """{interface: its options} as the sandbox was declared last."""
     return {each.name: each.options for each in interfaces_of(name, host.records.options(RECORD, name) or {})}
@@ -92,7 +98,9 @@ def plan(host, spec, plan):
 # -- present
 
 def _present(host, spec, plan):
-    upgrade = _upgrade.begin(host, spec, plan)
+    upgrade = _versions.Stays()
+    if spec.image is not None or spec.key in _versions.names(host):
+        upgrade = _upgrade().begin(host, spec, plan)
     driver = _storage.settle(host, spec)
     recorded = host.records.options(RECORD, spec.key) or {}
     declared = {each.name for each in spec.services}
@@ -240,7 +248,8 @@ def _forgets_root(host, name, step):
 
 def _absent(host, spec, plan):
     recorded = host.records.options(RECORD, spec.key) or {}
-    _trial.plan_sweep(host, spec.key, plan)
+    if spec.key in _versions.names(host):
+        _upgrade().plan_sweep(host, spec.key, plan)
     _visitors.refuse(host, _services(host, spec.key), spec.key, "remove", spec.policy["kill"])
     services = _services(host, spec.key)
     for name in services:
@@ -252,7 +261,8 @@ def _absent(host, spec, plan):
     plan.take(_part(namespace.plan, host, spaces), "namespaces")
     root.plan_removal(host, spec.key, plan)
     _storage.of_name(host, spec.key).plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan, bool(services))
-    _upgrade.plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan)
+    if spec.key in _versions.names(host):
+        _upgrade().plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan)
     if spec.policy["remove_data"]:
         from . import _saved  # for the one who has snapshots
 
