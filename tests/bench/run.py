@@ -5,7 +5,7 @@
 """How fast it is: `tests/bench/run.py [--floor FILE] [PART...]`. Prints a table and writes build/bench.json.
 
 Every figure is a ratio of medians of interleaved pairs, measured over allowed baseline, with its limit. Parts: calls, images, many,
-interfaces, start, upgrade; and by name only scale, on a virtual machine, which takes an hour.
+interfaces, start, storage, upgrade; and by name only scale, on a virtual machine, which takes an hour.
 With --floor FILE, our floor is also compared with another one that prints the same JSON keys for `FILE COUNT`; that is no figure.
 Fails when a figure does not hold. docs/performance.md says what the figures are and what was found.
 """
@@ -28,7 +28,7 @@ import measure  # noqa: E402
 import tree  # noqa: E402
 
 ALONE = [sys.executable, os.path.join(measure.ROOT, "tests", "alone"), sys.executable]
-PARTS = ("calls", "images", "many", "interfaces", "start", "upgrade")
+PARTS = ("calls", "images", "many", "interfaces", "start", "storage", "upgrade")
 COMMUNITY = "ansible==14.5.0"  # the package that community.general comes in
 HOSTED = "scale"  # makes itself a virtual machine
 LIMIT = {HOSTED: 4 * 7200}  # seconds for one part; others 1800
@@ -92,7 +92,7 @@ def table(rows):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("parts", nargs="*", metavar="PART", help="calls, images, many, interfaces, start, upgrade; default all")
+    options.add_argument("parts", nargs="*", metavar="PART", help="calls, images, many, interfaces, start, storage, upgrade; default all")
     options.add_argument("--floor", metavar="FILE", help="another floor to compare ours with")
     options = options.parse_args()
     tree.sync()

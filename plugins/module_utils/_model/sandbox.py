@@ -199,6 +199,8 @@ def parse(options, path, problems):
     """The host's whole list: a Spec for each entry of `sandboxes:`."""
     policy = {key: options.get(key) for key in POLICY}
     policy["on_mismatch"] = policy["on_mismatch"] or "fail"
+    if isinstance(policy["reset"], str):  # of a template
+        policy["reset"] = values.boolean(policy["reset"], "reset", problems)
     if policy["reset"] not in (None, True, False):
         policy["reset"] = [values.name(each, "reset[%d]" % index, problems) for index, each in enumerate(values.items(policy["reset"], "reset", problems))]
     defaults = values.mapping(options.get("defaults"), "defaults", problems, known=[key for key in KEYS if key not in ("name", "state")])
