@@ -31,12 +31,12 @@ def running(words=tuple(SLEEP)):
     return [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/cmdline") if text(path).split("\0")[:-1] == list(words)]
 
 
-def settle(number):
+def settle(number, words=tuple(SLEEP)):
     """The pids, when they are so many; a service that its supervisor starts by itself may not have come to its command yet."""
     end = time.monotonic() + 5
-    while len(running()) != number and time.monotonic() < end:
+    while len(running(words)) != number and time.monotonic() < end:
         time.sleep(0.02)
-    return running()
+    return running(words)
 
 
 class Service(Operation):
