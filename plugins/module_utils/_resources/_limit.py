@@ -23,6 +23,7 @@ from .._model.errors import BulkheadError, reason
 from . import _layers, _limit_quota, preflight
 
 _SOURCE = "bulkhead"  # of a tmpfs that is ours
+SPARE = 1 << 20  # bytes that a file system may need beside what is copied into it
 _PATIENCE = 2.0  # seconds
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -129,7 +130,7 @@ def _make_image(host, image, size, keep):
 
 
 def mount(host, directory, size):
-    """Mount what is in the file of a directory, so that it holds ``size`` bytes."""
+    """Mount what is in the file of a directory, so that it holds ``size`` bytes; None: as it is, for who looks in and writes nothing."""
     image = image_of(directory)
     try:
         loopdev.mount(image, directory, "ext4", 0, "discard,errors=remount-ro", written=True)
@@ -142,7 +143,8 @@ def mount(host, directory, size):
     for name in os.listdir(directory):
         if name.endswith(_layers.DISCARDED):  # of a run that was killed
             _layers.discard(host, "%s/%s" % (directory, name))
-    resize(host, directory, size)
+    if size is not None:
+        resize(host, directory, size)
 
 
 def resize(host, directory, size, forced=False):
@@ -218,10 +220,7 @@ class Plans:
         if spec.size is None:
             self._unlimited(plan)
             return False
-        if now is not None and (spec.limit not in (None, now.kind) or now.kind == "tmpfs" and spec.keep):
-            raise BulkheadError("Cannot change storage.limit of %s from %s to %s: what was written is there. Commit the sandbox to an image if it "
-                                "is to be kept, remove it with remove_data: true, and make it anew." % (
-                                    self.directory, now.kind, spec.limit or "one that keeps it"))
+        self.refuse_change()
         if now is None:
             return self._new(plan)
         size = rounded(now.kind, spec.size)
@@ -230,6 +229,14 @@ class Plans:
         elif now.size != size:
             self._resize(plan, size)
         return False
+
+    def refuse_change(self):
+        """Refuse a limit of another kind than the one that is there."""
+        now, spec = self.now, self.spec
+        if now is not None and (spec.limit not in (None, now.kind) or now.kind == "tmpfs" and spec.keep):
+            raise BulkheadError("Cannot change storage.limit of %s from %s to %s: what was written is there. Commit the sandbox to an image if it "
+                                "is to be kept, remove it with remove_data: true, and make it anew." % (
+                                    self.directory, now.kind, spec.limit or "one that keeps it"))
 
     def _sweep(self, plan):
         new = image_of(self.directory) + ".new"

@@ -13,11 +13,12 @@ It comes and goes by one rename.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 
-from . import _frozen, _storage, _store
+from . import _frozen, _layers, _storage, _store
 
 _FILE = "/snapshot.json"
 
@@ -82,8 +83,9 @@ def save(host, driver, sandbox, name):
         _store.flush(new)
         os.rename(new, "%s/%s" % (room, name))
     except BaseException:
-        driver.forget(host, new)
-        tidy(host, sandbox)
+        with contextlib.suppress(OSError):  # what went wrong first is told
+            driver.forget(host, new)
+            tidy(host, sandbox)
         raise
 
 
@@ -115,10 +117,7 @@ def tidy(host, sandbox):
     """Directories that hold nothing any more."""
     for top in _tops(host):
         for path in ("%s/%s" % (top, sandbox), top):
-            try:
-                os.rmdir(path)
-            except OSError:
-                pass  # not there, or not empty
+            _layers.remove_if_empty(path)
 
 
 # -- plans

@@ -20,7 +20,6 @@ from .._model.overlay import OverlaySpec
 from .._model.sandbox import overlay_defaults
 from . import _layers, _limit, _store, _storage, overlay, preflight, root
 
-_SPARE = 1 << 20  # bytes
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -165,7 +164,7 @@ class Overlay(_storage.Driver):
             return
         used, size = limit
         host.at_end(_limited_again, (home, size))
-        _limit.resize(host, home, used + size + _SPARE)
+        _limit.resize(host, home, used + size + _limit.SPARE)
         yield
         _limit.resize(host, home, used + size, forced=True)
 

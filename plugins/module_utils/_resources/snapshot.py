@@ -79,7 +79,8 @@ def _plan_restored(host, spec, plan, found):
     if size is not None and known["written"] > size:
         raise _refused(spec, "restore", "it has %d bytes, and the sandbox may write %d" % (known["written"], size), "Give a larger storage.size")
     problems = Problems()
-    specs = sandbox.parse({"sandboxes": [host.records.options(sandbox.RECORD, spec.sandbox)], "kill": spec.kill}, "", problems)
+    # A run that was killed may have left a root over the upper of before; this one makes it anew in any case.
+    specs = sandbox.parse({"sandboxes": [host.records.options(sandbox.RECORD, spec.sandbox)], "kill": spec.kill, "on_mismatch": "recreate"}, "", problems)
     problems.raise_if_any()
     if specs[0].root is None:
         raise _refused(spec, "restore", "the sandbox has no mount namespace of its own", "Name mnt among the types of its namespaces")
