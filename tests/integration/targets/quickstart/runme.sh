@@ -52,7 +52,13 @@ grep -Eq 'web finds cache at 10\.213\.57\.' "$log" || fail "names are not shown"
 # The base and the step that both images begin with are one directory each.
 [ "$(grep -Ec '[0-9][MKB]  cache web +/var/lib/bulkhead/layers/' "$log")" = 2 ] || fail "the images do not share two layers"
 grep -Eq 'M  are on the disk, .*: [1-9][0-9.]+M saved' "$log" || fail "it does not say what is saved"
+told() {
+    grep -Eq '[1-9][0-9]* times  web .*\): this is visit N' "$log" && grep -Eq '[1-9][0-9]* times  web .*\): the new page says that this is visit N' "$log" &&
+        grep -Eq ' 0 times  no answer; the longest' "$log"
+}
+told || fail "the client was not answered by both pages, or not each time"
 play quickstart || fail "it fails the second time"
+told || fail "the second time the client was not answered by both pages, or not each time"
 grep -Eq '^localhost .* changed=0 ' "$log" || fail "a second run changes something"
 
 play teardown || fail "teardown fails"
