@@ -118,7 +118,7 @@ notes:
     an address of its own on the same networks, is published nowhere, and nobody finds it by a name. It is refused where a C(bind) can be
     written to, for both would write there, and without V(net) among the C(types), for both would take the same ports. A trial that is not
     healthy is removed, and the sandbox was not touched. Else connections to the sandbox wait, in its own net namespace, while its services are
-    stopped and those of the new image are started: TCP asks again after a second by itself, so that no client is refused. When these are not
+    stopped and those of the new image are started. TCP asks again after a second by itself, so that no client is refused. When these are not
     healthy, or anything fails, the sandbox is brought back as it was. A client that keeps a connection open has C(drain) to end it.
   - What a sandbox ran with before stays in the store as long as it can be rolled back to. A reboot brings back what ran, whatever the image is now.
   - With V(user) but not V(mnt) in the C(types) of C(namespaces), files keep the ids that they have on the host, and those outside
