@@ -154,9 +154,10 @@ def _capacity(host, name, storage):
         if size > free:
             raise BulkheadError(verb + "it is to have %d bytes, and %s has %d left. Set storage.pool_size, or name a block device." % (size, folder, free))
     else:
-        size, block = length(path), stat.S_ISBLK(os.stat(path).st_mode)
+        block = stat.S_ISBLK(os.stat(path).st_mode)
         if not block and not stat.S_ISREG(os.stat(path).st_mode):
             raise BulkheadError(verb + "it is neither a block device nor a file. Name one.")
+        size = length(path)
         if head(path) is None:
             what = on_it(host, path) if block else "it is a file that is there already"
             if what is not None:
@@ -342,6 +343,8 @@ def _block(path):
 
 def head(path):
     """The Head of a device or file; None where it has none of ours."""
+    if os.path.isdir(path):
+        return None
     with open(path, "rb") as stream:
         magic, text = stream.read(len(_MAGIC)), stream.readline(4096)
     if magic != _MAGIC:
