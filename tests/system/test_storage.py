@@ -242,3 +242,37 @@ def test_absent_here(refuse):
     storage.image()
     message = refuse("sandbox", **sandboxes(box("aufs")))
     assert "Cannot make sandbox box with storage.driver aufs: this kernel has no aufs." in message
+
+
+@pytest.mark.parametrize("upper", ["keep", "fresh"])
+def test_upgrade_and_rollback(converge, driver, upper):
+    """What was written comes along or is left behind; with the version before it comes back."""
+    storage.image()
+    one = dict(box(driver), upgrade=dict(upper=upper, trial=False))
+    converge("sandbox", **sandboxes(one))
+    archives.write(root_of("box") + "/srv/mine", b"mine")
+    os.unlink(root_of("box") + "/srv/gone")
+    storage.image(tar(directory(b"usr"), entry(b"usr/newer", b"newer")))
+    answers = [converge("sandbox", check=check, **sandboxes(one)) for check in (True, False)]
+    assert answers[0]["actions"] == answers[1]["actions"] and not converge("sandbox", **sandboxes(one))["changed"]
+    assert jail.text(root_of("box") + "/usr/newer") == "newer"
+    assert [os.path.exists(root_of("box") + "/srv/" + name) for name in ("mine", "gone")] == [upper == "keep", upper == "fresh"]
+    archives.write(root_of("box") + "/srv/later", b"later")
+    back = sandboxes(dict(one, state="rolled_back"))
+    answers = [converge("sandbox", check=check, **back) for check in (True, False)]
+    assert answers[0]["actions"] == answers[1]["actions"] and not converge("sandbox", **back)["changed"]
+    root = root_of("box")
+    assert jail.text(root + "/srv/mine") == "mine" and not os.path.exists(root + "/srv/gone") and not os.path.exists(root + "/usr/newer")
+    assert os.path.exists(root + "/srv/later") == (upper == "keep")
+    assert not storage.leftovers()
+
+
+def test_reset_to_another_image(converge, driver):
+    storage.image()
+    converge("sandbox", **sandboxes(box(driver)))
+    archives.write(root_of("box") + "/srv/mine", b"mine")
+    storage.image(*MORE, name="next")
+    options = dict(sandboxes(box(driver, image="next")), reset=["box"], on_mismatch="recreate")
+    answers = [converge("sandbox", check=check, **options) for check in (True, False)]
+    assert answers[0]["actions"] == answers[1]["actions"]
+    assert sorted(os.listdir(root_of("box") + "/srv")) == ["file", "kept", "same", "upper"] and not storage.leftovers()

@@ -24,12 +24,12 @@ def inodes(paths):
     return {path: os.stat(path).st_ino for path in paths if os.path.isdir(path)}
 
 
-def lay_aside(host, inodes):
-    """Have empty directories in their places, and them beside."""
+def lay_aside(host, driver, inodes):
+    """Have empty directories in their places, and them beside. ``driver``: the storage driver whose they are."""
     for path, inode in inodes.items():
         if _inode(path) == inode:
             if os.path.lexists(path + PREVIOUS):
-                _layers.discard(host, path + OLDER)
+                driver.forget(host, path + OLDER)
                 os.rename(path + PREVIOUS, path + OLDER)
             os.rename(path, path + PREVIOUS)
         if not os.path.isdir(path):
@@ -46,7 +46,7 @@ def change_places(inodes):
             syscalls.exchange(path, path + PREVIOUS)
 
 
-def bring_back(host, inodes, fresh):
+def bring_back(host, driver, inodes, fresh):
     """Undo lay_aside() (``fresh``) or change_places(), however far they have come."""
     for path, inode in inodes.items():
         if _inode(path) != inode and _inode(path + PREVIOUS) == inode:
@@ -55,31 +55,31 @@ def bring_back(host, inodes, fresh):
             else:
                 os.rename(path + PREVIOUS, path)
             if fresh:  # that of the version that did not come to stay
-                _layers.discard(host, path + PREVIOUS)
+                driver.forget(host, path + PREVIOUS)
         if os.path.lexists(path + OLDER):
-            _layers.discard(host, path + PREVIOUS)
+            driver.forget(host, path + PREVIOUS)
             os.rename(path + OLDER, path + PREVIOUS)
 
 
-def forget(host, paths, words):
+def forget(host, driver, paths, words):
     """Remove what nobody can come back to any more."""
     for path in paths:
         for word in words:
             if os.path.lexists(path + word):
-                _layers.discard(host, path + word)
+                driver.forget(host, path + word)
 
 
-def plan_removal(host, paths, remove_data, plan):
+def plan_removal(host, driver, paths, remove_data, plan):
     """Steps that remove it with the sandbox: what holds data only when told to."""
     there = [path + word for path in paths for word in (PREVIOUS, OLDER) if os.path.lexists(path + word)]
     if not there or not remove_data and any(_layers.has_data(path) for path in there):
         return
-    plan.add("remove what was written with the version before", lambda: _remove(host, there))
+    plan.add("remove what was written with the version before", lambda: _remove(host, driver, there))
 
 
-def _remove(host, there):
+def _remove(host, driver, there):
     for path in there:
-        _layers.discard(host, path)
+        driver.forget(host, path)
     _layers.remove_if_empty(_layers.own_parent(host, there[0]))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 
-from .._kernel import trees
 from .._model.errors import BulkheadError
 
 

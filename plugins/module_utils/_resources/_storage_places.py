@@ -5,6 +5,7 @@
 
     roots/NAME/tree        the root of a sandbox
     roots/NAME/root.json   {"driver", "layers": its chain, "image": the name that it was made by}
+    roots/NAME.previous    the one that it was before an upgrade with an empty one (`_kept.py`)
     roots/.new-NAME        one in the making, or the one before, which another has taken the place of
     roots/.old-NAME        one on its way out
     roots/.bases-DRIVER/   see `_storage_bases.py`
@@ -49,6 +50,11 @@ def read(path):
         return None
     whole = isinstance(value, dict) and isinstance(value.get("driver"), str) and isinstance(value.get("layers"), list)
     return value if whole and all(isinstance(each, str) for each in value["layers"]) else None
+
+
+def is_foreign(path):
+    """Is there something that is no root of ours? An empty directory may be what a root was laid aside from."""
+    return os.path.lexists(path) and read(path) is None and (not os.path.isdir(path) or os.path.islink(path) or bool(os.listdir(path)))
 
 
 def chains(host):

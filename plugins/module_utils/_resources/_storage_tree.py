@@ -12,10 +12,14 @@ import contextlib
 import json
 import os
 
+from .._engine.plan import Plan, run_plan
 from .._kernel import difference, manifest, merge, syscalls
 from .._model.errors import BulkheadError, reason
 from . import _layers, _storage, _storage_bases, _storage_places, _store
 from ._tree import Tree
+
+
+_ANEW = "make root of sandbox %s anew"  # the name of that step
 
 
 class TreeDriver(_storage.Driver):
@@ -44,13 +48,13 @@ class TreeDriver(_storage.Driver):
         place, found = _storage_places.place(host, spec.key), self.find(host, spec.key)
         host.promised.add(("root", spec.key))
         if found is None:
-            if os.path.lexists(place):
+            if _storage_places.is_foreign(place):
                 raise BulkheadError("Cannot make the root of sandbox %s: %s is there, and was not made by us. Move it away." % (spec.key, place))
             self.pieces.plan_room(host, spec.key, spec.storage, plan)
             self._plan_layers(host, spec, plan)
             plan.differ("driver", None, self.name)
             plan.differ("layers", None, spec.chain)
-            plan.add("make root of sandbox %s (%s)" % (spec.key, self.name), lambda: self._make(host, spec), lambda: self._remove(host, spec.key))
+            self._plan_root(host, spec, plan, "make root of sandbox %s (%s)" % (spec.key, self.name))
             return False
         self.pieces.plan_ready(host, spec.key, place, spec.storage, plan)
         if not os.path.isdir(_storage_bases.place(host, self.name, found.layers)):  # by which is told what was written
@@ -64,7 +68,7 @@ class TreeDriver(_storage.Driver):
         self.pieces.plan_room(host, spec.key, spec.storage, plan)
         self._plan_layers(host, spec, plan, found.layers)
         plan.differ("layers", found.layers, spec.chain)
-        self._plan_exchange(host, spec, plan, "make root of sandbox %s anew, with what was written" % spec.key, found.layers)
+        self._plan_root(host, spec, plan, _ANEW % spec.key)
         return True
 
     def plan_reset(self, host, spec, plan):
@@ -73,19 +77,16 @@ class TreeDriver(_storage.Driver):
             return False
         if spec.chain in (None, found.layers):
             self._plan_layers(host, spec, plan)
-        self._plan_exchange(host, spec, plan, "empty root of sandbox %s" % spec.key)
+        plan.steps = [step for step in plan.steps if step.name != _ANEW % spec.key]  # of other layers, and empty, in one
+        self._plan_root(host, spec, plan, "empty root of sandbox %s" % spec.key, fresh=True)
         return True
 
-    def _plan_exchange(self, host, spec, plan, words, written_over=None):
-        """Another root takes the place of the one that is there, which is removed when all is done."""
+    def _plan_root(self, host, spec, plan, words, fresh=False):
+        """A step after which the root is of the right layers, with what was written in the one that is there at that moment, or ``fresh``."""
         place = _storage_places.place(host, spec.key)
         _layers.refuse_mounts(host.mounts(), place, "replace", self.pieces.mounts(host, place))
-
-        def act():
-            self._build(host, spec, written_over)
-            self._exchange(host, spec.key)
-            host.at_end(_discard_left, (self, spec.key))
-        plan.add(words, act, lambda: self._exchange(host, spec.key))
+        back = []
+        plan.add(words, lambda: back.append(self._bring(host, spec, fresh)), lambda: back.pop()())
 
     @staticmethod
     def _plan_layers(host, spec, plan, more=()):
@@ -115,9 +116,22 @@ class TreeDriver(_storage.Driver):
 
     # -- acts
 
-    def _make(self, host, spec):
-        new = self._build(host, spec)
-        os.rename(new, _storage_places.place(host, spec.key))
+    def _bring(self, host, spec, fresh):
+        """What takes it back is the answer. A root that an upgrade has laid aside has left an empty directory (`_kept.py`)."""
+        name, place = spec.key, _storage_places.place(host, spec.key)
+        now = _storage_places.read(place)
+        if now is None:
+            os.rename(self._build(host, spec), place)
+            return lambda: self._remove(host, name)
+        if now["layers"] == spec.chain and not fresh:
+            ready = Plan()
+            self.pieces.plan_ready(host, name, place, spec.storage, ready)
+            run_plan(ready)
+            return lambda: None
+        self._build(host, spec, None if fresh else now["layers"])
+        self._exchange(host, name)
+        host.at_end(_discard_left, (self, name))
+        return lambda: self._exchange(host, name)
 
     def _build(self, host, spec, written_over=None):
         """The place of a new root, whole and on the disk, which has its name not yet. ``written_over``: the chain of the root that is
@@ -197,6 +211,9 @@ class TreeDriver(_storage.Driver):
         new = "%s/.new-%s" % (_storage_places.roots(host), other)
         self._copy(host, _storage_places.place(host, name), new)
         os.rename(new, _storage_places.place(host, other))
+
+    def movable(self, host, name):
+        return [_storage_places.place(host, name)]
 
     def room(self, host, name):
         return "%s/.saved/%s" % (_storage_places.roots(host), name)

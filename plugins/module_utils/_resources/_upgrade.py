@@ -42,7 +42,8 @@ def begin(host, spec, plan):
 
 def plan_removal(host, name, remove_data, plan):
     """What of it stays beside a sandbox that is removed."""
-    _kept.plan_removal(host, _storage.of_name(host, name).movable(host, name), remove_data, plan)
+    driver = _storage.of_name(host, name)
+    _kept.plan_removal(host, driver, driver.movable(host, name), remove_data, plan)
     if name in _held.names(host):
         plan.add("forget that connections to sandbox %s wait" % name, lambda: host.claims.drop(_held.NOUN, name))
     plan.record(NOUN, name, None)
@@ -171,8 +172,12 @@ class Upgrade(_versions.Stays):
         """Does what is written change places?"""
         return self.kind == "fresh" or self.kind == "back" and bool(self.known.get("fresh")) or bool(self.stale and self.stale["inodes"])
 
+    @property
+    def _driver(self):
+        return _storage.of_name(self.host, self.name)
+
     def _paths(self):
-        return _storage.of_name(self.host, self.name).movable(self.host, self.name)
+        return self._driver.movable(self.host, self.name)
 
     def _try(self):
         if self.trial.error is not None:
@@ -200,9 +205,9 @@ class Upgrade(_versions.Stays):
 
     def _move(self):
         if self.stale:
-            _kept.bring_back(self.host, self.stale["inodes"], self.stale["kind"] == "fresh")
+            _kept.bring_back(self.host, self._driver, self.stale["inodes"], self.stale["kind"] == "fresh")
         if self.kind == "fresh":
-            _kept.lay_aside(self.host, self.inodes)
+            _kept.lay_aside(self.host, self._driver, self.inodes)
         elif self.kind == "back" and self.known.get("fresh"):
             _kept.change_places(self.inodes)
 
@@ -225,7 +230,7 @@ class Upgrade(_versions.Stays):
         _held.release(host, self.name)
         kind = self.begun["kind"] if self.kind is None and self.begun else self.kind
         if kind in ("keep", "fresh"):
-            _kept.forget(host, self._paths(), (_kept.OLDER,) if kind == "fresh" else (_kept.OLDER, _kept.PREVIOUS))
+            _kept.forget(host, self._driver, self._paths(), (_kept.OLDER,) if kind == "fresh" else (_kept.OLDER, _kept.PREVIOUS))
 
     def _after(self):
         """What is recorded when all is done."""
