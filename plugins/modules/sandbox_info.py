@@ -93,7 +93,8 @@ sandboxes:
       type: dict
       sample: {added: [/etc/new], modified: [/etc/hosts], deleted: [/etc/motd]}
     storage:
-      description: The driver, the bytes that were written, as they lie on the disk, and the limit of that, or null.
+      description: The driver, the bytes that were written, as they lie on the disk, and the C(size) that limits them, or null. With C(limit) where
+        the driver has limits of several kinds.
       returned: with O(storage)
       type: dict
       sample: {driver: overlay, written: 1048576, size: null}
@@ -111,8 +112,11 @@ from ansible_collections.bulkhead.isolation.plugins.module_utils._resources impo
 
 
 def main():
-    run_info(sandbox, dict(names=dict(type="list", elements="str"), changes=dict(type="bool", default=False),
-                               storage=dict(type="bool", default=False)))
+    run_info(sandbox, dict(
+        names=dict(type="list", elements="str"),
+        changes=dict(type="bool", default=False),
+        storage=dict(type="bool", default=False),
+    ))
 
 
 if __name__ == "__main__":

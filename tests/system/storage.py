@@ -68,7 +68,8 @@ def image(*more, name="it"):
 
 
 def box(driver, name="box", **more):
-    return dict(dict(name=name, image="it", namespaces=dict(types=TYPES), storage=dict(DECLARED.get(driver, {}), driver=driver), services=[dict(name="app")]), **more)
+    return dict(dict(name=name, image="it", namespaces=dict(types=TYPES), storage=dict(DECLARED.get(driver, {}), driver=driver),
+                     services=[dict(name="app")]), **more)
 
 
 def sandboxes(*each):

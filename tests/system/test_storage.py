@@ -60,7 +60,8 @@ def test_from_nothing_and_back(converge, full_cycle, driver):
     storage.image()
     one = box(driver)
     full_cycle("sandbox", sandboxes(one), sandboxes(dict(one, state="absent")))
-    for options in (dict(one, namespaces={}), dict(one, namespaces=dict(types=["user", "net"] + storage.TYPES, uid_map=["0 100000 65536"], gid_map=["0 100000 65536"]))):
+    users = dict(types=["user", "net"] + storage.TYPES, uid_map=["0 100000 65536"], gid_map=["0 100000 65536"])
+    for options in (dict(one, namespaces={}), dict(one, namespaces=users)):
         full_cycle("sandbox", sandboxes(options), sandboxes(dict(options, state="absent")))
     converge("image", name="it", state="absent")
     assert storage.stored() == []
@@ -163,7 +164,8 @@ def test_another_image(converge, refuse, driver):
     storage.image()
     converge("sandbox", **sandboxes(box(driver)))
     change(root_of("box"))
-    storage.image(tar(directory(b"usr"), entry(b"usr/newer", b"newer"), directory(b"srv"), entry(b"srv/file", b"changed below"), entry(b"etc/.wh.old")), name="next")
+    storage.image(tar(directory(b"usr"), entry(b"usr/newer", b"newer"), directory(b"srv"), entry(b"srv/file", b"changed below"),
+                      entry(b"etc/.wh.old")), name="next")
     following = sandboxes(box(driver, image="next"))
     assert "on_mismatch: recreate" in refuse("sandbox", **following)
     answers = [converge("sandbox", check=check, on_mismatch="recreate", **following) for check in (True, False)]

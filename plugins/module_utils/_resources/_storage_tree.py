@@ -59,7 +59,8 @@ class TreeDriver(_storage.Driver):
         self.pieces.plan_ready(host, spec.key, place, spec.storage, plan)
         if not os.path.isdir(_storage_bases.place(host, self.name, found.layers)):  # by which is told what was written
             _layers.plan_mounts(host, [_store.tree(host, digest) for digest in found.layers], plan)
-            plan.add("make base of root of sandbox %s (%s)" % (spec.key, self.name), lambda: _storage_bases.ensure(host, self.pieces, found.layers, spec.storage))
+            plan.add("make base of root of sandbox %s (%s)" % (spec.key, self.name),
+                     lambda: _storage_bases.ensure(host, self.pieces, found.layers, spec.storage))
         if spec.chain in (None, found.layers):
             return False
         if spec.storage.on_mismatch != "recreate":
@@ -86,7 +87,10 @@ class TreeDriver(_storage.Driver):
         place = _storage_places.place(host, spec.key)
         _layers.refuse_mounts(host.mounts(), place, "replace", self.pieces.mounts(host, place))
         back = []
-        plan.add(words, lambda: back.append(self._bring(host, spec, fresh)), lambda: back.pop()())
+
+        def undo():
+            back.pop()()
+        plan.add(words, lambda: back.append(self._bring(host, spec, fresh)), undo)
 
     @staticmethod
     def _plan_layers(host, spec, plan, more=()):
