@@ -54,9 +54,17 @@ options:
         C(/var/lib/bulkhead) or C(/var/lib/bulkhead/roots) lies on one), file by file with shared blocks where the file system has them (V(copy)), or
         by a snapshot of a volume of a thin pool (V(devicemapper)). A driver that the host lacks is refused. C(storage.pool) of V(devicemapper)
         is a block device, or a file of C(storage.pool_size) that is made where it is missing, by default C(/var/lib/bulkhead/pool.img).
-      - C(storage.size) is how much may be written at most, C(storage.limit) by which means where the driver has none of its own, V(quota), V(loop),
-        V(tmpfs) or V(auto), the default. The size changes in place. C(storage.keep) set to V(false) lets go of what was written whenever the root is
-        made anew. Another driver, pool or kind of limit is refused for a root that is there.
+      - C(storage.size) is how much may be written at most, layers not counted. Who writes more gets C(ENOSPC), or C(EDQUOT) where the kernel's quotas
+        keep the limit. The size changes in place, up and down, but not below what is written. Without it there is no limit, but with
+        V(devicemapper) V(10G).
+      - C(storage.limit) says how V(overlay) and V(copy) keep the size. V(quota) is a project quota, where C(/var/lib/bulkhead) is on an ext4 or xfs that
+        is mounted with C(prjquota). V(loop) is an ext4 in a file beside, made by C(mkfs.ext4), which takes room on the host as it is written. V(tmpfs) is
+        memory, of V(overlay) with C(storage.keep) set to V(false) only. V(auto), the default, takes V(quota) for a sandbox with a user
+        namespace where the host has it, else V(tmpfs) where nothing is kept and V(loop) where it is. Without a user namespace, whoever owns a file may take it out
+        of its project, so V(quota) is then no limit for who means harm, and has to be named. V(btrfs) has quota groups, which are turned
+        on with the first limit.
+      - C(storage.keep) set to V(false) lets go of what was written whenever the root is made anew, after a reboot for one, and with the removal of the
+        sandbox. Another driver, pool or kind of limit is refused for a root that is there.
       - C(root) is a directory to use as the root in place of an overlay.
       - C(network) is the name of a network, see M(bulkhead.isolation.network), or a dictionary with its C(name) and what
         M(bulkhead.isolation.interface) knows of C(addresses), C(publish), C(egress), C(bandwidth), C(aliases) and so on. It is
