@@ -34,8 +34,8 @@ def project(directory):
         if exc.errno in (errno.ENOTTY, errno.EOPNOTSUPP):
             return 0
         raise
-    flags, unused, unused, number, unused = struct.unpack(_ATTRIBUTES, buffer)
-    return number if flags & _INHERIT else 0
+    found = struct.unpack(_ATTRIBUTES, buffer)
+    return found[3] if found[0] & _INHERIT else 0
 
 
 def set_project(directory, number):

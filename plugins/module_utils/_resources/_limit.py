@@ -329,10 +329,10 @@ class Plans:
             return
         gone = remove_data or now.kind == "tmpfs" or now.ready and not _layers.has_data(directory)
         if now.ready:
-            plan.add("unmount %s" % directory, lambda: self._act_unmount(), self._mount_back(now))
+            plan.add("unmount %s" % directory, self._act_unmount, self._mount_back(now))
         if gone:
             plan.differ("limit", now.kind, None)
-            plan.add("remove %s" % (image_of(directory) if now.kind == "loop" else directory), lambda: self._act_remove())
+            plan.add("remove %s" % (image_of(directory) if now.kind == "loop" else directory), self._act_remove)
 
     def _mount_back(self, now):
         return (lambda: self._act_again(now.size)) if now.kind == "loop" else None
