@@ -17,7 +17,10 @@ import jail
 import pytest
 from boxes import BASE, SIZE, made, reboot, sandbox, sandboxes, started, told, writer
 
+from module_utils._engine.plan import Plan, run_plan
 from module_utils._kernel import copytree, manifest
+from module_utils._model.errors import Problems
+from module_utils._program import host as program
 from module_utils._resources import _frozen
 
 LIB = "/var/lib/bulkhead"
@@ -286,3 +289,17 @@ def test_they_go_with_the_data_of_the_sandbox(converge):
     assert [each["sandbox"] for each in drive.info("snapshot")["snapshots"]] == ["beside"]
     converge("sandbox", sandboxes=[], purge=True, remove_data=True, kill=True)
     assert not os.path.exists(LIB + "/snapshots") and not filesystems.loops()
+
+
+def test_the_host_without_anything_of_ours_has_none(converge):
+    made()
+    converge("sandbox", **sandboxes(sandbox()))
+    write("kept")
+    converge("snapshot", **snapshot())
+    converge("sandbox", **dict(sandboxes(sandbox(state="absent")), remove_data=False))
+    host, plan = drive.new_host(), Plan()
+    program.plan(host, program.parse(dict(state="absent", remove_data=True), "", Problems()), plan)
+    assert "remove the snapshots of sandbox box" in plan.actions
+    run_plan(plan)
+    assert not os.path.exists(LIB + "/snapshots")
+    converge("sandbox", **sandboxes(sandbox(state="absent")))
