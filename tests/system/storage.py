@@ -16,7 +16,10 @@ import jail
 from archives import Layout, directory, entry, hard_link, symlink, tar
 from boxes import reboot
 
+from module_utils._engine.plan import Plan, run_plan
 from module_utils._kernel import manifest, syscalls
+from module_utils._model.errors import Problems
+from module_utils._program import host as program
 from module_utils._resources import _storage_tree
 
 BASE = "/run/boxes"
@@ -51,6 +54,25 @@ def place():
             syscalls.umount(LIB + "/roots", syscalls.MNT_DETACH)
         os.rmdir(LIB + "/roots")
         shutil.rmtree(BASE)
+
+
+@contextlib.contextmanager
+def unmounted():
+    """The btrfs is not mounted, after a reboot()."""
+    syscalls.umount(LIB + "/roots")
+    try:
+        yield
+    finally:
+        reboot()  # nothing of ours is mounted
+        subprocess.run(["mount", "-o", "loop", BASE + "/btrfs", LIB + "/roots"], check=True)
+
+
+def host_absent():
+    """What the module `host` does to take everything away."""
+    plan, problems, host = Plan(), Problems(), drive.new_host()
+    program.plan(host, program.parse(dict(state="absent", remove_data=True), "", problems), plan)
+    run_plan(plan)
+    host.finish()
 
 
 def image(*more, name="it"):

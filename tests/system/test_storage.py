@@ -278,3 +278,41 @@ def test_reset_to_another_image(converge, driver):
     answers = [converge("sandbox", check=check, **options) for check in (True, False)]
     assert answers[0]["actions"] == answers[1]["actions"]
     assert sorted(os.listdir(root_of("box") + "/srv")) == ["file", "kept", "same", "upper"] and not storage.leftovers()
+
+
+def test_snapshots(converge, driver):
+    storage.image()
+    converge("sandbox", **sandboxes(box(driver)))
+    archives.write(root_of("box") + "/srv/mine", b"mine")
+    one = dict(sandbox="box", name="one")
+    answers = [converge("snapshot", check=check, **one) for check in (True, False)]
+    assert answers[0]["actions"] == answers[1]["actions"] and not converge("snapshot", **one)["changed"]
+    archives.write(root_of("box") + "/srv/mine", b"other")
+    os.unlink(root_of("box") + "/srv/file")
+    back = dict(one, state="restored")
+    answers = [converge("snapshot", check=check, **back) for check in (True, False)]
+    assert answers[0]["actions"] == answers[1]["actions"]
+    assert jail.text(root_of("box") + "/srv/mine") == "mine" and os.path.exists(root_of("box") + "/srv/file")
+    assert not converge("sandbox", **sandboxes(box(driver)))["changed"] and not storage.leftovers()
+    converge("snapshot", **dict(one, state="absent"))
+
+
+def test_everything_goes_with_the_host(converge, driver):
+    storage.image()
+    converge("sandbox", **sandboxes(box(driver)))
+    archives.write(root_of("box") + "/srv/mine", b"mine")
+    storage.host_absent()
+    assert storage.stored() == [] and not os.path.exists(LIB + "/layers")
+
+
+def test_file_system_of_the_roots_is_not_mounted(converge, refuse):
+    """Nothing is made in its place."""
+    storage.image()
+    converge("sandbox", **sandboxes(box("btrfs")))
+    archives.write(root_of("box") + "/srv/mine", b"mine")
+    storage.reboot()
+    with storage.unmounted():
+        assert "/var/lib/bulkhead/roots is not on a btrfs. Mount one there" in refuse("sandbox", **sandboxes(box("btrfs")))
+    assert not [name for name in os.listdir("/proc") if name.isdigit() and jail.text("/proc/%s/cmdline" % name) == "/bin/sleep\0001000\0"]
+    converge("sandbox", **sandboxes(box("btrfs")))
+    assert jail.text(root_of("box") + "/srv/mine") == "mine"

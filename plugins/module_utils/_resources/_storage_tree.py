@@ -50,6 +50,9 @@ class TreeDriver(_storage.Driver):
         if found is None:
             if _storage_places.is_foreign(place):
                 raise BulkheadError("Cannot make the root of sandbox %s: %s is there, and was not made by us. Move it away." % (spec.key, place))
+            why = self.probe(host)
+            if why:  # what its root lay on may not be mounted
+                raise BulkheadError("Cannot make the root of sandbox %s: %s. %s." % ((spec.key,) + why))
             self.pieces.plan_room(host, spec.key, spec.storage, plan)
             self._plan_layers(host, spec, plan)
             plan.differ("driver", None, self.name)
