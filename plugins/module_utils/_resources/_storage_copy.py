@@ -57,7 +57,7 @@ class Copy(Pieces):
             return
         wanted = _kept(storage)
         wanted.size = None if storage.size is None else base + storage.size
-        limits, now = _limit.Plans(host, tree, wanted, alive=True), self._held(host, place)
+        limits, now = _limit.Plans(host, tree, wanted, [tree], alive=True), self._held(host, place)
         if storage.size is None or now is None:
             limits.make(plan)
             return

@@ -161,7 +161,8 @@ def _compare(host, spec):
 def _compare_base(host, spec, view, claim, now):
     mount = view.mounts.get("/")
     if isinstance(spec.base, str):
-        identity = _layers.identity(spec.base)
+        # What is mounted again before this root is looked into is not there yet.
+        identity = None if ("directory", spec.base) in host.promised else _layers.identity(spec.base)
         if identity is not None and identity != [view.root.st_dev, view.root.st_ino]:
             now.stale["root"] = (_shown(mount), spec.base)
             return
