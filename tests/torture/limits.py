@@ -12,6 +12,7 @@ import subprocess
 from cgroups import V1
 from operation import Operation, expect, gone, mounted, text, unmount
 from overlays import BASE
+from roots import NEW, TREE, Root, Subvolume, root
 from sandboxes import NO_SANDBOX, Sandbox, sandbox
 
 LIB = "/var/lib/bulkhead"
@@ -108,3 +109,22 @@ Saved("snapshot-remove", snapshot(state="absent"), before=[limited({}), snapshot
 Saved("snapshot-restore", snapshot(state="restored"), before=[limited({}), snapshot()], once=True, steady=limited({}), kept=None)
 Saved("snapshot-restore-loop", snapshot(state="restored"), before=[limited(LOOP), snapshot()], once=True, steady=limited(LOOP), kept=None)
 Saved("snapshot-restore-tmpfs", snapshot(state="restored"), before=[limited(TMPFS), snapshot()], once=True, steady=limited(TMPFS), kept=None)
+
+
+class Dismounted(Root):
+    """A copy whose limit was unmounted, as by a reboot."""
+
+    def damage(self):
+        super().damage()
+        unmount(TREE)
+
+
+def limited_root(driver, size=8 * MIB):
+    return root(driver, storage=dict(dict(driver=driver, size=size), **(dict(limit="loop") if driver == "copy" else {})))
+
+
+for tree, name in ((Root, "copy"), (Subvolume, "btrfs")):
+    tree("limit-root-%s-create" % name, limited_root(name), before=[NEW])
+    tree("limit-root-%s-resize" % name, limited_root(name, 16 * MIB), before=[NEW, limited_root(name)], kept="data")
+    tree("limit-root-%s-absent" % name, ABSENT, before=[NEW, limited_root(name)])
+Dismounted("limit-root-copy-mount-again", limited_root("copy"), before=[NEW, limited_root("copy")], kept="data")
