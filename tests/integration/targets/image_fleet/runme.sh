@@ -87,10 +87,11 @@ went yes 1
 bytes=$(grep -oE 'copied 1 layers [0-9]+' "$log" | cut -d ' ' -f 4)
 ((bytes < 10000)) || fail "$bytes bytes were copied for a small layer"
 
-# Damaged there: found when that is asked for, and made again of what is here.
+# Damaged there: found when that is asked for, and made again of what is here, which is the one that is known.
+digest=$(grep -oE 'images sha256:[0-9a-f]+' "$log" | head -n 1 | cut -d ' ' -f 2)
 layer=$(find $there/var/lib/bulkhead/layers -path '*/tree/data' | head -n 1)
 echo changed >>"$layer"
-play --extra-vars '{"bulkhead_images": [{"name": "it-base", "from_host": "builder", "verify": true}]}' || fail "damage is not mended"
+play --extra-vars "{\"bulkhead_images\": [{\"name\": \"it-base\", \"from_host\": \"builder\", \"verify\": true, \"digest\": \"$digest\"}]}" || fail "damage is not mended"
 went yes 1
 cmp "$layer" $top/base/data || fail "damage is still there"
 
@@ -128,8 +129,8 @@ grep -q "copied 1 layers" "$log" || fail "other than 1 layer was copied from the
 clean
 
 for place in "" "nsenter --mount --target $other --"; do
-    for name in it-own it-shop it-base; do
-        $place ansible localhost -m bulkhead.isolation.image -a "name=$name state=absent" >"$log" 2>&1 || fail "$name cannot be removed"
+    for what in "name=it-own state=absent" "name=it-shop state=absent" "name=it-base state=absent prune=true"; do
+        $place ansible localhost -m bulkhead.isolation.image -a "$what" >"$log" 2>&1 || fail "$what: it cannot be removed"
     done
 done
 [ -z "$(find /var/lib/bulkhead/{layers,images} $there/var/lib/bulkhead/{layers,images} -mindepth 1)" ] || fail "layers are left"
