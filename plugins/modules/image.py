@@ -92,8 +92,9 @@ options:
         system calls that a service has by default. What it leaves running is ended.
       - Beside C(run) there may be C(env), variables over those of the parent's config, which are neither logged nor returned; C(user), by default
         V(root), by name or number as in the image; C(workdir), by default V(/); C(network), V(host) for that of the host with its
-        C(/etc/resolv.conf), which is the default, or V(none); C(timeout), as V(10m), by default none; and C(bind), a list of C(src) on the host and
-        C(dest) inside, which the command sees read-only there, and whose content is a part of what the step depends on.
+        C(/etc/resolv.conf), which is the default, or V(none); C(timeout), as V(10m), by default none; C(cgroup), the name of a cgroup that is there,
+        whose limits then hold for the command, as M(bulkhead.isolation.cgroup) makes one; and C(bind), a list of C(src) on the host and C(dest) inside,
+        which the command sees read-only there, and whose content is a part of what the step depends on.
       - C(copy) is a dictionary with C(src), a file or directory on the host, and C(dest), the place of just that file, or of what is in that directory.
         It is read at each run, to see whether it has changed. Sockets and extended attributes are left out.
       - C(write) is a dictionary with C(dest) and C(content), the text of the file.
@@ -208,8 +209,8 @@ options:
     choices: [present, absent]
     default: present
 notes:
-  - While an image is made, other runs of this collection on the same host wait, for two minutes at most. Then they fail, and name who they waited for.
-  - While a step of a build is run, other tasks of the same host wait, for two minutes at most.
+  - While an image is made, a step of a build is run or a distribution is bootstrapped, other runs of this collection on the same host wait, for an hour
+    at most. Then they fail, and name who they waited for.
   - C(user.) extended attributes are kept, and C(security.capability) with O(allow_setuid). C(security.selinux) is left out, and all
     others are refused, as are access control lists and files stored with holes.
   - A directory that no entry of a layer's archive tells of is as in the layers below, else of root, with mode 0755.
@@ -304,6 +305,7 @@ EXAMPLES = r"""
           apt-get clean
           rm -rf /var/lib/apt/lists/*
         env: {DEBIAN_FRONTEND: noninteractive}
+        cgroup: builds
       - copy: {src: /srv/shop/site, dest: /srv/www, owner: www-data}
       - write:
           dest: /etc/nginx/sites-enabled/default

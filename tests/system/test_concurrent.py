@@ -169,6 +169,20 @@ def test_the_wait_for_the_lock_ends_and_names_the_holder():
     os.waitpid(holder, 0)
 
 
+def test_who_makes_an_image_is_waited_for_longer():
+    """But not for ever; and it is not counted against those who have the lock after it."""
+    holder = hold("image", 1)
+    with Lock("/run/bulkhead.lock", "waits", wait=0.1):
+        pass
+    os.waitpid(holder, 0)
+    holder = hold("image")
+    with pytest.raises(BulkheadError) as caught, Lock("/run/bulkhead.lock", "waits", wait=0.1, long=0.5):
+        pass
+    assert "process %d (image) has held it" % holder in caught.value.message
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+
+
 def test_check_runs_do_not_wait():
     holder = hold("sleeps")
     start = time.monotonic()

@@ -182,6 +182,21 @@ def test_a_layer_that_comes_again(converge):
     assert read(image()["lower"][0] + "/srv/seen") == "one" and not converge("image", **build(one, two, one, run("cat /srv/it > /srv/seen")))["changed"]
 
 
+def test_within_a_cgroup(converge, refuse):
+    """What it may use is bounded by a cgroup that is there; that is no part of what the step is known by."""
+    parent(converge)
+    forks = "for each in 1 2 3 4 5 6 7 8; do sleep 1003 & done"
+    refused = refuse("image", **build(run(forks, cgroup="bounds")))
+    assert refused == "Cannot build image web: there is no cgroup bounds. Make it first, with the module cgroup."
+    assert "The cgroup bounds does not exist yet" in converge("image", check=True, **build(run(forks, cgroup="bounds")))["warnings"][0]
+    converge("cgroup", name="bounds", pids_max=5)
+    assert "Resource temporarily unavailable" in refuse("image", **build(run(forks, cgroup="bounds"))) and not sleeping()
+    converge("image", **build(run("cat /proc/self/cgroup > /srv/seen", cgroup="bounds", network="none")))
+    assert "/bounds" in read(image()["lower"][0] + "/srv/seen")
+    assert not converge("image", **build(run("cat /proc/self/cgroup > /srv/seen", network="none")))["changed"]
+    converge("cgroup", name="bounds", state="absent")
+
+
 def test_a_step_that_fails(converge, refuse):
     parent(converge)
     before = stored()

@@ -169,7 +169,9 @@ set -- "$3"
 """ + MADE
 DNF = """#!/bin/sh -e
 for each; do case $each in --installroot=*) root=${each#*=};; --setopt=reposdir=*) grep -q gpgkey=file: "${each##*=}/1.repo";; esac; done
-mkdir -p "$root/var/cache/dnf" && echo >"$root/var/cache/dnf/x" && echo >"$root/dev/null"
+mkdir -p "$root/var/cache/dnf"
+echo >"$root/var/cache/dnf/x"
+echo >"$root/dev/null"
 set -- "$root"
 """ + MADE
 

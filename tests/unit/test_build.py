@@ -38,6 +38,7 @@ def test_good():
     ({"run": "a\0"}, ".run"), ({"run": ["a\0"]}, ".run[0]"), ({"run": "a", "env": {"A=": "b"}}, ".env.A="), ({"run": "a", "env": {"A": "\0"}}, ".env.A"),
     ({"run": "a", "user": "a b"}, ".user"), ({"run": "a", "workdir": "x"}, ".workdir"), ({"run": "a", "network": "bridge"}, ".network"),
     ({"run": "a", "timeout": "0s"}, ".timeout"), ({"run": "a", "bind": [{"src": "/a"}]}, ".bind[0].dest"), ({"run": "a", "cwd": "/"}, ".cwd"),
+    ({"run": "a", "cgroup": "../a"}, ".cgroup"), ({"write": {"dest": "/a", "content": ""}, "cgroup": "a"}, ".cgroup"),
     ({"run": "a", "bind": [{"src": "/a", "dest": "/proc/x"}]}, ".bind[0].dest"), ({"run": "a", "bind": [{"src": "/a", "dest": "/"}]}, ".bind[0].dest"),
     ({"run": "a", "bind": [{"src": "/a", "dest": "/b"}, {"src": "/c", "dest": "/b"}]}, ".bind[1].dest"), ({"copy": {"src": "/a"}}, ".copy.dest"),
     ({"copy": {"dest": "/a"}}, ".copy.src"), ({"copy": {"src": "a", "dest": "/a"}}, ".copy.src"), ({"copy": {"src": "/a", "dest": "/../b"}}, ".copy.dest"),
@@ -72,7 +73,7 @@ def test_what_the_outcome_depends_on():
         {"copy": {"src": "/a", "dest": "/b", "mode": "644"}}, {"copy": {"src": "/a", "dest": "/b", "owner": "a"}},
         {"write": {"dest": "/b", "content": ""}}, {"write": {"dest": "/b", "content": "x"}})]
     assert len(set(told)) == len(told)
-    for step, same in ((full, dict(full, timeout=5)), (full, dict(full, bind=[{"src": "/z", "dest": "/b"}])),
+    for step, same in ((full, dict(full, timeout=5)), (full, dict(full, cgroup="bounds")), (full, dict(full, bind=[{"src": "/z", "dest": "/b"}])),
                        ({"copy": {"src": "/a", "dest": "/b"}}, {"copy": {"src": "/z", "dest": "/b"}})):
         assert parse(step)[0][0].canonical() == parse(same)[0][0].canonical()
 

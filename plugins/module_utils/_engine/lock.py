@@ -14,28 +14,34 @@ import time
 from .._model.errors import BulkheadError
 
 WAIT = 120.0  # seconds; a converge of some hundred sandboxes takes a few
+# The same while it is held by who makes an image, for that one may download packages, unpack archives and run the commands of a build meanwhile.
+LONG = 3600.0
 
 
 class Lock:
     """flock(2) on a 0600 file, which the kernel releases with the last process that holds it. A context manager."""
 
-    def __init__(self, path, words, wait=WAIT):
-        self.path, self.words, self.wait = path, words, wait
+    def __init__(self, path, words, wait=WAIT, long=LONG):
+        self.path, self.words, self.wait, self.long = path, words, wait, long
         self._fd = None
 
     def __enter__(self):
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        deadline = time.monotonic() + self.wait
+        begun = time.monotonic()
+        deadline = begun + self.wait
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as exc:
-                if exc.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() > deadline:
-                    holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+                now, holder = time.monotonic(), os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+                image = holder.endswith("(image)")
+                if image:  # the patience with others begins after that
+                    deadline = max(deadline, min(now + self.wait, begun + self.long))
+                if exc.errno not in (errno.EWOULDBLOCK, errno.EINTR) or now > deadline:
                     os.close(fd)
                     raise BulkheadError("Cannot lock %s: %s has held it for more than %d s. Wait for it, or end it and run again."
-                                        % (self.path, holder, self.wait))
+                                        % (self.path, holder, self.long if image else self.wait))
             time.sleep(0.02)
         try:
             os.ftruncate(fd, 0)

@@ -11,7 +11,7 @@ from .service import PARSERS
 
 KINDS = ("run", "copy", "write")
 NETWORKS = ("host", "none")
-_RUN = ("run", "env", "user", "workdir", "network", "bind", "timeout")
+_RUN = ("run", "env", "user", "workdir", "network", "bind", "timeout", "cgroup")
 _COPY = ("src", "dest", "owner", "group", "mode")
 _WRITE = ("dest", "content", "owner", "group", "mode")
 _BIND = ("src", "dest")
@@ -22,12 +22,13 @@ MOST = 400  # steps; an overlay takes 500 layers
 class Step:
     """``kind`` is one of KINDS; ``told`` what it does in a few words, as results and errors name it.
 
-    run: ``command`` (words), ``env``, ``user``, ``workdir``, ``network``, ``bind`` [(src on the host, dest)], ``timeout`` in seconds or None.
+    run: ``command`` (words), ``env``, ``user``, ``workdir``, ``network``, ``bind`` [(src on the host, dest)], ``timeout`` in seconds or None,
+    ``cgroup`` or None.
     copy: ``src`` on the host; write: ``content``; both: ``dest``, ``owner``, ``group`` (names of the image, or numbers), ``mode``.
     """
 
-    __slots__ = ("kind", "told", "command", "env", "user", "workdir", "network", "bind", "timeout", "src", "dest", "content", "owner", "group",
-                 "mode")
+    __slots__ = ("kind", "told", "command", "env", "user", "workdir", "network", "bind", "timeout", "cgroup", "src", "dest", "content", "owner",
+                 "group", "mode")
 
     @property
     def sources(self):
@@ -35,7 +36,7 @@ class Step:
         return [self.src] if self.kind == "copy" else [src for src, dest in self.bind]
 
     def canonical(self):
-        """All that its outcome depends on, but what is on the host: fit for JSON. How long it may take is no part of it."""
+        """All that its outcome depends on, but what is on the host: fit for JSON. How long it may take, and how much, is no part of it."""
         keys = ("command", "env", "user", "workdir", "network") if self.kind == "run" else ("dest", "content", "owner", "group", "mode")
         # Where a file was copied from does not matter, only what it was.
         return dict({key: getattr(self, key) for key in keys}, kind=self.kind, bind=[dest for src, dest in self.bind])
@@ -57,7 +58,7 @@ def _step(item, path, problems):
         if isinstance(item, dict):
             problems.add(path, "give one of run, copy and write")
         return None
-    step.kind, step.bind = kinds[0], []
+    step.kind, step.bind, step.cgroup = kinds[0], [], None
     if step.kind == "run":
         _run(step, given, path, problems)
         return step
@@ -99,6 +100,8 @@ def _run(step, given, path, problems):
         setattr(step, key, None if value is None else PARSERS[option][0](value, "%s.%s" % (path, key), problems))
     step.env, step.user, step.workdir = step.env or {}, step.user or "root", step.workdir or "/"
     step.network = "host" if given.get("network") is None else values.choice(given["network"], path + ".network", problems, NETWORKS)
+    if given.get("cgroup") is not None:
+        step.cgroup = values.cgroup_path(given["cgroup"], path + ".cgroup", problems)
     step.timeout = None
     if given.get("timeout") is not None:
         time = values.time_us(given["timeout"], path + ".timeout", problems, 1000000, 86400 * 1000000)

@@ -34,7 +34,7 @@ def plan(host, spec, plan, known, damaged):
             made_from["type"], made_from["key"]) == (spec.source, build.key):
         return parent["config"]
     if build.missing and any(step.kind == "run" for step in spec.steps[-build.missing:]):
-        _runner().require(host)
+        _runner().require(host, spec.name, spec.steps[-build.missing:])
     numbers = range(len(spec.steps) - build.missing, len(spec.steps))
     # No key is shown: it is made of values of environments, too, and short ones could be found by trying.
     plan.differ("source", {"type": made_from["type"], "path": made_from["path"]} if known else None, {"type": spec.source, "path": spec.path})

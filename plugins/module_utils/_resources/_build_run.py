@@ -21,10 +21,10 @@ import signal
 import stat
 
 from .._kernel import nsfs, overlayfs, syscalls, trees
-from .._model.errors import Problems
+from .._model.errors import BulkheadError, Problems
 from .._model.root import NODEV, NOEXEC, NOSUID, RO, RootSpec, Want
 from .._model.service import DEFAULTS
-from .._supervisor import entry
+from .._supervisor import entry, pick
 from . import _birth, _furnish, _unit, root
 
 # What a layer holds must mean the same without this overlay; what is written counts from the flush of the store on.
@@ -37,9 +37,14 @@ HOSTNAME = "build"
 LATE = 124  # the exit status of the entry when time is up
 
 
-def require(host):
+def require(host, image, steps):
     """Refuse what could not be run, before anything is touched."""
     _unit.require_filter(host, DEFAULTS)
+    for group in dict.fromkeys(step.cgroup for step in steps if step.cgroup):
+        if ("cgroup", group) not in host.promised and not host.cgroups().exists(group):
+            if not host.check:
+                raise BulkheadError("Cannot build image %s: there is no cgroup %s. Make it first, with the module cgroup." % (image, group))
+            host.warn("The cgroup %s does not exist yet. Make it before the image %s." % (group, image))
 
 
 class _Base:
@@ -136,12 +141,16 @@ def _enter(host, name, step, keeper, room, environment):
     pins = {kind: "%s/%d/ns/%s" % (host.proc, keeper, kind) for kind in kinds}
     options = dict(DEFAULTS, command=step.command, user=step.user, cwd=step.workdir, environment=environment)
     spec = dict(_unit.build(host, name, options, pins).spec, namespaces=pins, name=name, log=False, timeout=step.timeout)
+    if step.cgroup:
+        host.cgroups().make_leaf(step.cgroup, "exec")
+        spec["cgroup"] = host.cgroups().join_files(step.cgroup, "exec")
     told = os.open(room + "/output", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     asked = os.memfd_create("entry")  # opened anew by its number; no file of the host has the environment
     try:
         os.unlink(room + "/output")
         os.write(asked, _unit.dump(spec).encode())
-        status = _wait(entry.command(host, "/proc/self/fd/%d" % asked), asked, told)
+        words = entry.command(host, "/proc/self/fd/%d" % asked)
+        status = _wait(pick(host).within(host, step.cgroup, words), asked, told)
         size = os.fstat(told).st_size
         text = os.pread(told, _TOLD, max(0, size - _TOLD)).decode("utf-8", "replace")
     finally:

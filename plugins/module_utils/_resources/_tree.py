@@ -33,8 +33,7 @@ class Tree:
     def __iter__(self):
         kinds = {stat.S_IFREG: tarstream.FILE, stat.S_IFDIR: tarstream.DIRECTORY, stat.S_IFLNK: tarstream.SYMLINK,
                  stat.S_IFCHR: tarstream.CHARACTER, stat.S_IFBLK: tarstream.DEVICE, stat.S_IFIFO: tarstream.FIFO}
-        entries, self._entries = self._entries, ()  # once: with the last reference go the directories that are open
-        for entry in entries:
+        for entry in self._taken():
             found, kind = entry.stat, kinds.get(stat.S_IFMT(entry.stat.st_mode))
             if kind is None:
                 continue  # a socket, which means nothing without the process that made it
@@ -62,6 +61,11 @@ class Tree:
             yield from marks
         if self._choice:
             self._choice.done()
+
+    def _taken(self):
+        """What it is made of, once. No variable holds it, in which a traceback would keep its directories open."""
+        entries, self._entries = self._entries, ()
+        return entries
 
     @staticmethod
     def _marks(entry, member):
