@@ -92,7 +92,7 @@ class Thin(Pieces):
     @contextlib.contextmanager
     def opened(self, host, place):
         value = _volume(place)
-        here = _mounted(host, place, value, mountinfo.read(host.proc)) is not None
+        here = _mounted(host, place, value) is not None
         if not here:
             _storage_pool.ensure(host, value["pool"], identity=value["identity"])
             _mount(host, place, _activate(host, place), syscalls.MS_RDONLY)
@@ -131,13 +131,13 @@ class Thin(Pieces):
 
     def mounts(self, host, place):
         value = _storage_pool.volume(place)
-        found = value and _mounted(host, place, value, host.mounts())
+        found = value and _mounted(host, place, value)
         return [found] if found else []
 
     def is_ready(self, host, place):
         value = _storage_pool.volume(place)
         device = value and _device(host, value)
-        found = device and _mounted(host, place, value, host.mounts())
+        found = device and _mounted(host, place, value)
         return bool(found) and not device.suspended and "ro" not in found.options
 
     def plan_ready(self, host, name, place, storage, plan):
@@ -148,7 +148,7 @@ class Thin(Pieces):
         _storage_pool.plan_size(host, storage, plan)
         size = _rounded(storage.size or SIZE)
         if not self.is_ready(host, place):
-            top = host.mounts().top(os.path.realpath(place) + "/tree")
+            top = _table(host).top(os.path.realpath(place) + "/tree")
             if top is not None and not self.mounts(host, place):
                 raise BulkheadError("Cannot mount the root of sandbox %s: something else is mounted on %s/tree. Unmount that." % (name, place))
             plan.differ("mounted", False, True)
@@ -168,7 +168,7 @@ class Thin(Pieces):
         value = _volume(place)
         _storage_pool.ensure(host, value["pool"], identity=value["identity"])
         device = _activate(host, place)
-        found = _mounted(host, place, value, mountinfo.read(host.proc))
+        found = _mounted(host, place, value)
         if found is not None and "ro" in found.options:  # somebody was killed who looked at it
             syscalls.umount(place + "/tree")
             found = None
@@ -185,7 +185,7 @@ class Thin(Pieces):
         value = _storage_pool.volume(place)
         if value is None:
             return None
-        return ext4.space(place + "/tree", host.sys)[0] if _mounted(host, place, value, host.mounts()) else value["size"]
+        return ext4.space(place + "/tree", host.sys)[0] if _mounted(host, place, value) else value["size"]
 
 
 def _limit(place, storage, like=None):
@@ -251,9 +251,14 @@ def _refuse_less(name, size, used):
             name.replace(".new-", ""), size, used))
 
 
-def _mounted(host, place, value, table):
+def _table(host):
+    """The mounts as they are now: a place may have got another name in this run, and what is mounted in it goes along."""
+    return mountinfo.read(host.proc)
+
+
+def _mounted(host, place, value):
     """The mount of its volume on place/tree, or None."""
-    found, device = table.top(os.path.realpath(place) + "/tree"), _device(host, value)
+    found, device = _table(host).top(os.path.realpath(place) + "/tree"), _device(host, value)
     return found if found is not None and device is not None and found.device == device.number else None
 
 
@@ -262,7 +267,7 @@ def _close(host, place, value):
     device = _device(host, value)
     if device is not None and device.suspended:
         devmapper.resume(host.run, _storage_pool.tool(), device.name)
-    while _mounted(host, place, value, mountinfo.read(host.proc)):
+    while _mounted(host, place, value):
         try:
             syscalls.umount(place + "/tree")
         except OSError as exc:
