@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_specification(role):
 
 @pytest.mark.parametrize("role", NAMES)
 def test_each_default_is_of_its_type(role):
-    types = {"str": str, "path": str, "bool": bool, "list": list, "dict": dict, "int": int}
+    types = {"str": str, "path": str, "bool": bool, "list": list, "dict": dict, "int": int, "raw": object}
     for name, option in options(role).items():
         assert isinstance(option["default"], types[option["type"]]), name
         assert option["default"] in option.get("choices", [option["default"]]), name
