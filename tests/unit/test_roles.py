@@ -61,13 +61,15 @@ def test_each_variable_is_used_and_explained(role):
 
 @pytest.mark.parametrize("role", NAMES)
 def test_tasks_use_no_unknown_variable(role):
-    known = set(options(role)) | set(re.findall(r"register: (\w+)", tasks(role))) | set(re.findall(r"^    (\w+):", tasks(role), re.M))
+    known = set(options(role)) | set(re.findall(r"register: (\w+)", tasks(role))) | set(re.findall(r"^    +(\w+):", tasks(role), re.M))
+    if os.path.exists(os.path.join(ROLES, role, "vars")):
+        known |= set(load(role, "vars", "main.yml"))
     assert set(re.findall(r"\bbulkhead_\w+", tasks(role))) <= known
 
 
 @pytest.mark.parametrize("role", NAMES)
 def test_facts_are_not_injected_variables(role):
-    assert not re.search(r"\bansible_(?!facts|check_mode|playbook_python)\w+", tasks(role))
+    assert not re.search(r"\bansible_(?!facts|check_mode|playbook_python|become)\w+", tasks(role))
 
 
 def test_the_list_role_is_a_handful_of_tasks():
@@ -88,7 +90,7 @@ def test_the_role_hands_on_every_option_of_an_image():
     path = os.path.join(ROLES, "..", "plugins", "modules", "image.py")
     with open(path, encoding="utf-8") as stream:
         documented = yaml.safe_load(re.search(r'DOCUMENTATION = r"""\n(.*?)"""', stream.read(), re.S).group(1))["options"]
-    task = next(task for task in load("image", "tasks", "main.yml") if task["name"] == "Bring about the images")
+    task = next(task for task in load("image", "tasks", "make.yml") if task["name"] == "Bring about the images")
     assert set(task["bulkhead.isolation.image"]) == set(documented)
 
 
