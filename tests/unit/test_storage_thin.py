@@ -32,8 +32,8 @@ def kernel(tmp_path, monkeypatch):
     monkeypatch.setattr(syscalls, "umount", made.umount)
     monkeypatch.setattr(loopdev, "attached", lambda path, written: contextlib.nullcontext(path))
     monkeypatch.setattr(loopdev, "fit", lambda path: None)
-    made.sizes = {}
-    monkeypatch.setattr(ext4, "space", lambda path, sys: (made.sizes.get(path, 0), 5 * MIB))
+    made.sizes, made.used = {}, 5 * MIB
+    monkeypatch.setattr(ext4, "space", lambda path, sys: (made.sizes.get(path, 0), made.used))
     monkeypatch.setattr(ext4, "set_space", lambda path, sys, size: made.sizes.__setitem__(path, size))
     return made
 
@@ -83,7 +83,8 @@ def test_a_base_and_roots_of_it(kernel, host):
     one, two = place(host, "one"), place(host, "two")
     PIECES.snapshot(host, base, one, declared(host, size=7 * MIB + 1))
     PIECES.snapshot(host, base, two, declared(host))
-    assert kernel.volumes == {0: None, 1: 0, 2: 0} and kernel.sizes == {one + "/tree": 7 * MIB + 4096, two + "/tree": 10 << 30}
+    assert kernel.volumes == {0: None, 1: 0, 2: 0} and kernel.sizes == {  # layers are not counted
+        one + "/tree": 12 * MIB + 4096, two + "/tree": (10 << 30) + 5 * MIB}
     assert PIECES.is_ready(host, one) and PIECES.size(host, one) == 7 * MIB + 4096
     os.makedirs(host.lib + "/roots/.saved/one")
     saved = place(host, ".saved/one/first")
@@ -108,7 +109,7 @@ def test_after_a_reboot(kernel, host):
     PIECES.plan_ready(host, "one", one, declared(host, size=8 * MIB), plan)
     assert plan.actions == ["mount root of sandbox one"] and not kernel.devices
     plan.steps[0].apply()
-    assert PIECES.is_ready(host, one) and kernel.sizes[one + "/tree"] == 8 * MIB
+    assert PIECES.is_ready(host, one) and kernel.sizes[one + "/tree"] == 13 * MIB
     plan = Plan()
     PIECES.plan_ready(host, "one", one, declared(host, size=8 * MIB), plan)
     assert not plan.steps
@@ -120,9 +121,10 @@ def test_sizes(kernel, host):
     plan = Plan()
     PIECES.plan_ready(host, "one", one, declared(host, size=9 * MIB), plan)
     plan.steps[0].apply()
-    assert kernel.sizes[one + "/tree"] == 9 * MIB == _storage_pool.volume(one)["size"]
+    assert kernel.sizes[one + "/tree"] == 14 * MIB and _storage_pool.volume(one)["size"] == 9 * MIB
     plan.steps[0].undo()
-    assert kernel.sizes[one + "/tree"] == 8 * MIB == _storage_pool.volume(one)["size"]
+    assert kernel.sizes[one + "/tree"] == 13 * MIB and _storage_pool.volume(one)["size"] == 8 * MIB
+    kernel.used = 10 * MIB
     with pytest.raises(BulkheadError, match="to 4194304 bytes: it has 5242880 already. Set storage.size to more"):
         PIECES.plan_ready(host, "one", one, declared(host, size=4 * MIB), Plan())
     with pytest.raises(BulkheadError, match="storage.size is 1073741824 bytes, and the pool"):

@@ -86,7 +86,7 @@ def tool():
 # -- who is in it
 
 def volume(place):
-    """What the place of a volume says of it: {"pool", "identity", "id", "sectors", "size"}; None where it has none."""
+    """What the place of a volume says of it (`_storage_thin.py`); None where it has none."""
     try:
         with open(place + "/volume", "rb") as stream:
             value = json.loads(stream.read())

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Storage driver devicemapper: a root is a thin snapshot of its base, which is a thin volume of the pool (`_storage_pool.py`).
 
-    PLACE/volume    {"pool", "identity", "id", "sectors", "size"}: which volume it is
+    PLACE/volume    {"pool", "identity", "id", "sectors", "size", "layers"}: which volume it is; `size` bytes may be written beside `layers`
     PLACE/tree      the ext4 that is on it; mounted as long as it is a root, and otherwise only while somebody looks
 
 The number of a volume is written, and on the disk, before there is a volume of that number, and goes after it: a run that is killed
@@ -58,18 +58,19 @@ class Thin(Pieces):
     def snapshot(self, host, source, place, storage=None):
         there = _volume(source)
         _storage_pool.ensure(host, there["pool"], identity=there["identity"])
-        self._new(host, place, storage, _limit(place, storage, there), there["pool"], "create_snap %%d %d" % there["id"], there["sectors"], _device(host, there))
+        self._new(host, place, storage, _limit(place, storage, there), there["pool"], "create_snap %%d %d" % there["id"], there, _device(host, there))
         os.mkdir(place + "/tree", 0o755)
         _mount(host, place, _activate(host, place))
 
     @staticmethod
-    def _new(host, place, storage, size, path, words, sectors=None, held=None):
-        """A volume of the pool, which the place names before: (its number, the pool). ``held``: the device that stands still for that."""
-        value = {"pool": path, "identity": None, "id": None, "sectors": sectors, "size": size}
+    def _new(host, place, storage, size, path, words, like=None, held=None):
+        """A volume of the pool, which the place names before: (its number, the pool). ``like``: what the volume that it is a snapshot
+        of says; ``held``: the device that stands still for that."""
+        value = {"pool": path, "identity": None, "id": None, "sectors": like and like["sectors"], "size": size, "layers": like["layers"] if like else 0}
         _storage_pool.record(place, value)
         value["identity"] = _storage_pool.ensure(host, path, storage and storage.pool_size)
         pool = _storage_pool.device(host)
-        value["sectors"] = sectors or max(_ROOM // SECTOR, pool.sectors)
+        value["sectors"] = value["sectors"] or max(_ROOM // SECTOR, pool.sectors)
         number = max([each["id"] for each in _storage_pool.volumes(host).values() if each["id"] is not None], default=-1)
         while True:
             number = (number + 1) % _NUMBERS
@@ -87,6 +88,8 @@ class Thin(Pieces):
                           "dmsetup message %s 0 'delete %d'." % (path, number, pool.name, number))
 
     def seal(self, host, place):
+        if os.path.exists(place + "/base.json"):
+            _storage_pool.record(place, dict(_volume(place), layers=ext4.space(place + "/tree", host.sys)[1]))
         _close(host, place, _volume(place))
 
     @contextlib.contextmanager
@@ -154,7 +157,7 @@ class Thin(Pieces):
             plan.differ("mounted", False, True)
             plan.add("mount root of sandbox %s" % name, lambda: self._ready(host, name, place, size))
             return
-        now, used = ext4.space(place + "/tree", host.sys)
+        now, used = _space(host, place, value)
         if now != size:
             _refuse_less(name, size, used)
             plan.differ("size", now, size)
@@ -178,14 +181,15 @@ class Thin(Pieces):
 
     @staticmethod
     def _resize(host, place, size):
-        _storage_pool.record(place, dict(_volume(place), size=size))
-        ext4.set_space(place + "/tree", host.sys, size)
+        value = _volume(place)
+        _storage_pool.record(place, dict(value, size=size))
+        ext4.set_space(place + "/tree", host.sys, size + value["layers"])
 
     def size(self, host, place):
         value = _storage_pool.volume(place)
         if value is None:
             return None
-        return ext4.space(place + "/tree", host.sys)[0] if _mounted(host, place, value) else value["size"]
+        return _space(host, place, value)[0] if _mounted(host, place, value) else value["size"]
 
 
 def _limit(place, storage, like=None):
@@ -239,10 +243,16 @@ def _mount(host, place, device, flags=0):
     """Mount it, to be written with its limit; or read."""
     syscalls.mount(device.node, place + "/tree", "ext4", flags, _OPTIONS)
     host.drop("mounts")
-    size = _volume(place)["size"]
-    if not flags and size is not None:
-        _refuse_less(os.path.basename(place), size, ext4.space(place + "/tree", host.sys)[1])
-        ext4.set_space(place + "/tree", host.sys, size)
+    value = _volume(place)
+    if not flags and value["size"] is not None:
+        _refuse_less(os.path.basename(place), value["size"], _space(host, place, value)[1])
+        ext4.set_space(place + "/tree", host.sys, value["size"] + value["layers"])
+
+
+def _space(host, place, value):
+    """(bytes that may be written, bytes that are), layers not counted."""
+    size, used = ext4.space(place + "/tree", host.sys)
+    return size - value["layers"], max(0, used - value["layers"])
 
 
 def _refuse_less(name, size, used):
