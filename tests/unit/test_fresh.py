@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
 from ansible_collections.bulkhead.isolation.plugins.module_utils._supervisor import fresh, manager, many, systemctl
@@ -96,6 +98,19 @@ def test_a_note_that_says_nothing_is_no_note(systemd, text):
     with open(systemd.roots["state"] + "/read.json", "w", encoding="ascii") as stream:
         stream.write(text)
     assert systemd.run()[1] == [SLICE, SERVICE] and systemd.run()[1] == []
+
+
+def test_what_cannot_be_noted_is_asked_again(systemd, monkeypatch):
+    def full(path, content, mode):
+        with open(path.replace("/read.json", "/.read.json.new"), "w", encoding="ascii"):
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as now:
+        now.setattr(fresh.common, "put", full)
+        systemd.run()
+    assert os.listdir(systemd.roots["state"]) == [] and systemd.run()[1] == [SLICE, SERVICE]
+    fresh.clear(Host(**systemd.roots))
+    assert os.listdir(systemd.roots["state"]) == []
 
 
 def test_a_new_unit_is_read_when_it_is_started(systemd, tmp_path):

@@ -16,7 +16,7 @@ from .._kernel import nsfs
 from .._kernel import syscalls as sc
 from .._model import values
 from .._model.errors import BulkheadError
-from .._supervisor import boot, entry, runit, scan, subtree, systemctl
+from .._supervisor import boot, entry, fresh, runit, scan, subtree, systemctl
 from . import archive, whole
 
 NOUN = "host"
@@ -177,6 +177,7 @@ def _remove_places(host, clear):
         systemctl.stop(host, subtree.UNIT)
     nsfs.unpin(nsfs.pin_path(host, nsfs.TEMPLATE, "mnt"))
     entry.clear(host)
+    fresh.clear(host)
     host.forget()
     if os.path.isdir(host.lib + "/layers"):
         _images().unmount(host)

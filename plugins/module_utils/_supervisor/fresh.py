@@ -77,5 +77,18 @@ def _save(host, stamps):
     for each in stamps:
         known.update(each)
     since = manager.read_since(host)
-    if since is not None and os.path.isdir(host.state):
+    if since is None or not os.path.isdir(host.state):
+        return
+    try:
         common.put(_path(host), json.dumps({"since": since, "units": {unit: each for unit, each in known.items() if each == stamp(host, unit)}}), 0o600)
+    except OSError:  # of no room, say: what is not noted is asked again
+        clear(host)
+
+
+def clear(host):
+    """Nothing is noted any more."""
+    for path in (_path(host), "%s/.read.json.new" % host.state):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
