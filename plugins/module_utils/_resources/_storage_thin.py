@@ -16,10 +16,10 @@ import contextlib
 import errno
 import os
 
-from .._kernel import devmapper, ext4, holders, mountinfo, syscalls, trees
+from .._kernel import devmapper, ext4, holders, mountinfo, syscalls
 from .._kernel.devmapper import SECTOR
 from .._model.errors import BulkheadError
-from . import _storage_pool, _store, preflight
+from . import _storage_pool, preflight
 from ._storage_pieces import Pieces
 from ._storage_pool import PREFIX
 
