@@ -132,8 +132,9 @@ options:
         the repositories of the host. With V(dnf) and V(zypper) C(release), which V(dnf) requires, is what C($releasever) stands for in them.
       - C(architecture) is by default that of the host. V(zypper) has no such option.
       - C(keyring) is a file or, but with V(debootstrap), a directory of keys that packages or the lists of them are to be signed with, by default those
-        that the host's own package manager trusts. C(unsigned), true, has nothing verified. Both go with C(repositories), the latter also with C(mirror)
-        of V(debootstrap).
+        that the host's own package manager trusts. C(unsigned), true, has nothing verified; V(mmdebstrap) has C([trusted=yes]) in a line of its C(mirror)
+        for that. C(unsigned) goes with C(repositories) or, with V(debootstrap), C(mirror). With V(dnf), V(zypper) and V(apk) C(keyring) goes with
+        C(repositories), too.
     type: dict
   reference:
     description:
