@@ -4,7 +4,8 @@
 
 """How long a sandbox cannot be asked while it goes to another image, and while its service is restarted: `gap.py`, in one process.
 
-Both are taken from the stop of the service, a restart to its first healthy answer, a switch until connections are let in again. Milliseconds: {"switch": […], "restart": […]}.
+Both are taken from the stop of the service, a restart to its first healthy answer, a switch until connections are let in again.
+Milliseconds: {"switch": […], "restart": […]}.
 """
 
 from __future__ import annotations

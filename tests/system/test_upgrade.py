@@ -223,7 +223,8 @@ def test_what_is_refused_before_anything_is_touched(converge, refuse, lab):
     bring(converge, "two")
     for more, why in (
             ({"upgrade": None}, "upgrade.upper is refuse. Set upgrade.upper to keep or fresh, or on_mismatch: recreate"),
-            ({"bind": [{"source": PLACE, "target": "/var/place"}]}, "its bind on /var/place can be written to, and both would. Mend that, or set upgrade.trial: false")):
+            ({"bind": [{"source": PLACE, "target": "/var/place"}]},
+             "its bind on /var/place can be written to, and both would. Mend that, or set upgrade.trial: false")):
         assert why in refuse("sandbox", check=True, **sandbox(network=NETWORK, **more))
         assert why in refuse("sandbox", **sandbox(network=NETWORK, **more))
         assert (server(), kernel()) == before and nothing_beside()
@@ -360,6 +361,26 @@ def test_killed_anywhere_it_goes_on_or_back(converge, lab, asks, point, on):
         assert not converge("sandbox", **fresh)["changed"]
     assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
     asks("127.0.0.1", 8080).end()
+
+
+@pytest.mark.parametrize("point", ["_kept.lay_aside", "_kept.os.mkdir", "root.furnish", "_held.release"])
+@pytest.mark.parametrize("on", [True, False])
+def test_killed_where_the_root_is_a_plain_tree(converge, lab, point, on):
+    options = dict(network=NETWORK, storage={"driver": "copy"}, upgrade={"upper": "fresh"})
+    bring(converge, "one")
+    converge("sandbox", **sandbox(**options))
+    write("var/kept", "by one")
+    bring(converge, "two")
+    killed(point, sandbox(**options))
+    if on:
+        both(converge, **sandbox(**options))
+        assert page() == "two" and read("var/kept") is None and nothing_beside()
+        both(converge, **sandbox(state="rolled_back", **options))
+    else:
+        bring(converge, "one")
+        converge("sandbox", **sandbox(**options))
+        assert not converge("sandbox", **sandbox(**options))["changed"]
+    assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
 
 
 @pytest.mark.parametrize("point", ["_held.hold", "_kept.change_places", "root.furnish", "_held.release"])

@@ -131,7 +131,14 @@ class Upgrade(_versions.Stays):
     @property
     def lets(self):
         """What of its root may differ without on_mismatch: recreate."""
-        return {"overlay.lower", "overlay.upper", "overlay.work"} if self.kind and self.begun else {"overlay.lower"} if self.kind else set()
+        if self.kind is None:
+            return frozenset()
+        return {"root", "overlay.lower", "overlay.upper", "overlay.work"} if self.begun else {"overlay.lower"}
+
+    @property
+    def anew(self):
+        """Must there be another root, be it that the one that is there cannot be told from it?"""
+        return bool(self.kind) and (self.kind != "return" or self._moves)
 
     @property
     def _tries(self):

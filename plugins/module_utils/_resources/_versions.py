@@ -19,7 +19,7 @@ NOUN = "versions"  # /etc/bulkhead/versions.d
 class Stays:
     """What `_upgrade.py: Upgrade` is to the plan of a sandbox, where no version changes."""
 
-    lets = frozenset()
+    lets, anew = frozenset(), False
 
     def plan_hold(self, plan):
         """Nothing."""

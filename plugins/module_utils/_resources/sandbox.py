@@ -114,7 +114,7 @@ def _present(host, spec, plan):
     spec.cgroup.drop(recorded.get("cgroup"))
     cgroup.plan(host, spec.cgroup, group)
     host.promised.add(("cgroup", spec.cgroup.name))
-    store, spaces, replaced = _plan_root(host, spec, recorded, driver, upgrade.lets)
+    store, spaces, replaced = _plan_root(host, spec, recorded, driver, upgrade)
     links = _plan_interfaces(host, spec)
     base = _plan_chroot(host, spec)
     renewed = replaced or bool(spec.namespaces is not None and spec.namespaces.renewed) or _unmounts(base)
@@ -167,11 +167,11 @@ def _unmounts(plan):
     return any(action.startswith(("replace ", "unmount ")) for action in plan.actions)
 
 
-def _plan_root(host, spec, recorded, driver, lets):
+def _plan_root(host, spec, recorded, driver, upgrade):
     """(the plan of what the root is stored in, that of namespaces and prepared root, does another root take the place of one?)"""
     store, replaced = Plan(), False
     if driver is None:
-        return store, _plan_namespaces(host, spec, recorded, lets), replaced
+        return store, _plan_namespaces(host, spec, recorded, upgrade.lets), replaced
     replaced = driver.plan_make(host, spec, store)
     if spec.policy["reset"] is True or spec.key in (spec.policy["reset"] or ()):
         replaced = driver.plan_reset(host, spec, store) or replaced
@@ -180,10 +180,11 @@ def _plan_root(host, spec, recorded, driver, lets):
         replaced = True
         store.add("put back what sandbox %s had written" % spec.key, lambda: driver.put_back(host, spec.key, saved, spec.storage),
                   lambda: driver.take_back(host, spec.key))
-    spaces = _plan_namespaces(host, spec, recorded, lets, replaced)
+    lets = upgrade.lets | {"root"}  # a run that was killed may have put another one in its place
+    spaces = _plan_namespaces(host, spec, recorded, lets, replaced or upgrade.anew)
     if not (spec.storage.keep or replaced) and spec.namespaces is not None and "mnt" in spec.namespaces.made:
         replaced = driver.plan_reset(host, spec, store)
-    return store, spaces, replaced
+    return store, spaces, replaced or upgrade.anew
 
 
 def _plan_namespaces(host, spec, recorded, lets, replaced=False):
