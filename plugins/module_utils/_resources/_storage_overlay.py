@@ -152,6 +152,7 @@ class Overlay(_storage.Driver):
         with self._room_for_two(host, name):
             os.mkdir(aside, 0o700)
             _copy(path + "/upper", aside)
+            _store.flush(aside)  # before what was there goes
             syscalls.exchange(aside, now)
 
     @contextlib.contextmanager
