@@ -89,3 +89,5 @@ for kind, driver in ((Root, "copy"), (Subvolume, "btrfs")):
     kind("root-%s-absent" % driver, ABSENT, before=[NEW, steady])
     kind("root-%s-reset" % driver, ("sandbox", dict(steady[1], reset=["web"])), before=[NEW, steady], once=True, steady=steady)
     kind("root-%s-another-image" % driver, ("sandbox", dict(steady[1], on_mismatch="recreate")), before=[OLD, NEW, root(driver, image="old")], kept="data")
+    fresh = root(driver, upgrade=dict(upper="fresh", trial=False))
+    kind("root-%s-fresh" % driver, fresh, before=[image(tar=BASE + "/old.tar"), fresh, NEW])

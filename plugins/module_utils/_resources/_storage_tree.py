@@ -58,7 +58,7 @@ class TreeDriver(_storage.Driver):
             plan.differ("driver", None, self.name)
             plan.differ("layers", None, spec.chain)
             self._plan_root(host, spec, plan, "make root of sandbox %s (%s)" % (spec.key, self.name))
-            return False
+            return host.records.options("sandboxes", spec.key) is not None  # which runs with one that was laid aside, or is lost
         self.pieces.plan_ready(host, spec.key, place, spec.storage, plan)
         if not os.path.isdir(_storage_bases.place(host, self.name, found.layers)):  # by which is told what was written
             _layers.plan_mounts(host, [_store.tree(host, digest) for digest in found.layers], plan)
@@ -109,6 +109,8 @@ class TreeDriver(_storage.Driver):
         if _storage_bases.unused(host):
             plan.add("remove bases of roots that nothing needs", lambda: _storage_bases.tidy(host))
         place, found = _storage_places.place(host, name), self.find(host, name)
+        if found is None and os.path.isdir(place) and not _storage_places.is_foreign(place):
+            plan.add("remove directory %s" % place, lambda: _layers.remove_if_empty(place))
         if found is None or not (remove_data or not self._has_data(host, name, found)):
             return
         _layers.refuse_mounts(host.mounts(), place, gone=self.pieces.mounts(host, place))
@@ -280,7 +282,8 @@ def driver_of(host, name, half=False):
     """The driver that has a root of this sandbox, with ``half`` of what a killed run has left of one; None."""
     known = _storage_places.read(_storage_places.place(host, name))
     if known is None and half:
-        return _driver_left(host, _storage_places.leftovers(host, name))
+        place = _storage_places.place(host, name)
+        return _driver_left(host, _storage_places.leftovers(host, name) + [place] * (os.path.isdir(place) and not _storage_places.is_foreign(place)))
     return drivers().get(known["driver"]) if known else None
 
 
