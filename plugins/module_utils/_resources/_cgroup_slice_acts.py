@@ -67,7 +67,7 @@ def plan_absent(host, trees, spec, plan, found):
         if mine or claim is not None:  # stopped by hand, or by a run that was killed before its end
             if mine:
                 plan.differ("state", "present", "absent")
-            plan.add("remove cgroup %s" % name if mine else "forget cgroup %s" % name, lambda: _remove(host, name, None, False))
+            plan.add("remove cgroup %s" % name if mine else "forget cgroup %s" % name, lambda: _remove(host, name, None))
         return
     if not mine and claim is None and not spec.force and nobodys(host, trees, name):
         return  # there for others below it, or for no one
@@ -75,8 +75,8 @@ def plan_absent(host, trees, spec, plan, found):
     if below:
         raise BulkheadError("Cannot remove cgroup %s: it holds the cgroup %s. Remove that first." % (name, below[0]), below=below)
     plan_end(host, trees, spec, plan, lambda: _kill(host, trees, name))
-    path, frozen = trees.slice_path(name), trees.frozen(name)
-    plan.add("remove cgroup %s" % name, lambda: _remove(host, name, path, frozen))
+    path = trees.slice_path(name)
+    plan.add("remove cgroup %s" % name, lambda: _remove(host, name, path))
     if not owned(host, name, found) and not spec.force:
         raise BulkheadError("Cannot %s: cgroup %s was not made by Bulkhead. Set force: true to do it all the same." % (plan.steps[0].name, name))
 
@@ -106,29 +106,29 @@ def _kill(host, trees, name):
             name, ", ".join(str(pid) for pid in trees.processes(name)[:5])))
 
 
-def _remove(host, name, path, frozen):
+def _remove(host, name, path):
     """Its unit file; it is stopped at the end of the run, with all others. ``path``: of its cgroup, None where it does not run."""
     unit = systemctl.slice_unit(name)
     host.claims.begin(NOUN, name)  # as long as it runs it is to be known as ours
     changed = host.units_changed
     systemctl.remove(host, unit)
     host.units_changed = changed  # a unit that has ended is forgotten by itself
-    host.at_end(_stop, (name, unit, path, frozen))
+    host.at_end(_stop, (name, unit, path))
 
 
 def _stop(host, gone):
     """Stop the slices whose files are gone, the deepest first, and forget them."""
     gone = sorted(gone, key=lambda item: -item[0].count("/"))
-    for name, unit, path, frozen in gone:
-        if frozen and os.path.isdir(path):
+    for name, unit, path in gone:
+        if path and read(path + "/cgroup.freeze", "0").strip() == "1":  # now: _kill() has thawed its own, which may have ended meanwhile
             systemctl.thaw(host, unit)
         _forget_settings(host, unit)
-    many.stop(host, [unit for name, unit, path, frozen in gone if path and os.path.isdir(path)])
-    left = [name for name, unit, path, frozen in gone if path and os.path.isdir(path)]
-    for name, unit, path, frozen in gone:
+    many.stop(host, [unit for name, unit, path in gone if path and os.path.isdir(path)])
+    left = [name for name, unit, path in gone if path and os.path.isdir(path)]
+    for name, unit, path in gone:
         if name not in left:
             host.claims.drop(NOUN, name)
-    _stop_parents(host, [(name, path) for name, unit, path, frozen in gone if path])
+    _stop_parents(host, [(name, path) for name, unit, path in gone if path])
     if left:
         raise BulkheadError("Cannot remove cgroup %s: something lives in it still. Stop that, and run again." % ", ".join(left[:5]), left=left)
 
