@@ -71,6 +71,7 @@ def test_what_ansible_sends_with_the_module_is_enough():
                     base = os.path.normpath(os.path.join(os.path.dirname(name), *[".."] * (node.level - 1), *(node.module or "").split(".")))
                     waiting += [base, base + "/__init__"] + [os.path.normpath(os.path.join(base, alias.name)) for alias in node.names]
     missing = {os.path.relpath(path, UTILS)[:-len(".py")] for path in glob.glob(UTILS + "/_*/*.py") if not path.endswith("__init__.py")} - reached
+    missing -= {"_model/snapshot", "_resources/snapshot"}  # which only a task does, and nothing that the program does
     assert not missing, "no file of the engine imports these"
 
 
