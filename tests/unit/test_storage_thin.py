@@ -259,3 +259,7 @@ def test_what_dmsetup_says_is_an_error_of_the_kernel():
     with pytest.raises(OSError) as caught:
         devmapper.message(run, "dmsetup", "bulkhead-pool", "create_thin 0")
     assert caught.value.errno == errno.EEXIST and "bulkhead-pool" in caught.value.strerror
+
+
+def test_a_device_that_another_dmsetup_has_removed_meanwhile():
+    devmapper.remove(lambda words: (1, "", "device-mapper: remove ioctl on x  failed: No such device or address\nCommand failed.\n"), "dmsetup", "x")

@@ -61,8 +61,13 @@ def resume(run, tool, name):
 
 
 def remove(run, tool, name):
-    """Remove a device; somebody who only looks at it (udev does at each that comes) is given some seconds."""
-    _ask(run, [tool, "remove", "--retry", name] + _ALONE)
+    """Remove a device; somebody who only looks at it (udev does at each that comes) is given some seconds. A dmsetup of a run that was
+    killed may have done it just now."""
+    try:
+        _ask(run, [tool, "remove", "--retry", name] + _ALONE)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
 
 
 def message(run, tool, name, words):
