@@ -60,9 +60,9 @@ options:
       - C(storage.limit) says how V(overlay) and V(copy) keep the size. V(quota) is a project quota, where C(/var/lib/bulkhead) is on an ext4 or xfs that
         is mounted with C(prjquota). V(loop) is an ext4 in a file beside, made by C(mkfs.ext4), which takes room on the host as it is written. V(tmpfs) is
         memory, of V(overlay) with C(storage.keep) set to V(false) only. V(auto), the default, takes V(quota) for a sandbox with a user
-        namespace where the host has it, else V(tmpfs) where nothing is kept and V(loop) where it is. Without a user namespace, whoever owns a file may take it out
-        of its project, so V(quota) is then no limit for who means harm, and has to be named. V(btrfs) has quota groups, which are turned
-        on with the first limit.
+        namespace where the host has it, else V(tmpfs) where nothing is kept and V(loop) where it is. Without a user namespace, whoever
+        owns a file may take it out of its project, so V(quota) is then no limit for who means harm, and has to be named. V(btrfs) has quota groups,
+        which are turned on with the first limit.
       - C(storage.keep) set to V(false) lets go of what was written whenever the root is made anew, after a reboot for one, and with the removal of the
         sandbox. Another driver, pool or kind of limit is refused for a root that is there.
       - C(root) is a directory to use as the root in place of an overlay.

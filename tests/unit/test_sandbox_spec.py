@@ -169,6 +169,7 @@ def test_an_upgrade_is_declared():
 @pytest.mark.parametrize(("changes", "path"), [
     ({"upgrade": {"upper": "new"}}, "upgrade.upper"), ({"upgrade": {"trial": "perhaps"}}, "upgrade.trial"), ({"upgrade": 1}, "upgrade"),
     ({"upgrade": {"drain": "x"}}, "upgrade.drain"), ({"upgrade": {"colour": 1}}, "upgrade.colour"), ({"name": "web.trial"}, "name"),
+    ({"name": "web.previous"}, "name"),
     ({"image": None, "upgrade": {"upper": "keep"}}, "upgrade"), ({"image": None, "state": "rolled_back"}, "state"),
 ])
 def test_one_error_of_an_upgrade_with_its_path(changes, path):

@@ -18,7 +18,7 @@ from .overlay import OverlaySpec
 from .root import RootSpec
 from .service import ServiceSpec
 from .storage import StorageSpec
-from .upgrade import UpgradeSpec, of_trial
+from .upgrade import BESIDE, UpgradeSpec, of_trial
 
 PREFIX = "bulkhead/"  # sandbox `web` lives in the cgroup bulkhead/web
 UPPERS = "/var/lib/bulkhead/uppers"
@@ -212,6 +212,8 @@ def parse(options, path, problems):
         spec = SandboxSpec.from_options(entry, here, problems, policy)
         if of_trial(spec.key or ""):
             problems.add(here + ".name", "%s is kept for the trial of an upgrade of %s. Use another name" % (spec.key, of_trial(spec.key)))
+        if (spec.key or "").endswith(BESIDE):
+            problems.add(here + ".name", "%s ends as what an upgrade keeps beside a sandbox. Use another name" % spec.key)
         if spec.key is not None and names.setdefault(spec.key, index) != index:
             problems.add(here + ".name", "%s is declared twice (also sandboxes[%d])" % (spec.key, names[spec.key]))
         upper = spec.overlay.upper if spec.overlay is not None and spec.state == "present" else None

@@ -12,6 +12,7 @@ from . import values
 KEYS = ("upper", "trial", "drain", "retry")
 UPPERS = ("keep", "fresh", "refuse")
 SUFFIX = ".trial"  # of the name of the sandbox that a new image is tried in, beside the one that runs
+BESIDE = (".previous", ".older")  # what comes after the name of what an upgrade keeps beside what is written now
 DRAIN = 1000000
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 
 from .._kernel import syscalls
+from .._model.upgrade import BESIDE
 from . import _layers
 
-PREVIOUS = ".previous"
-OLDER = ".older"  # that of the version before the one before, until the switch has come off
+PREVIOUS, OLDER = BESIDE  # older: that of the version before the one before, until the switch has come off
 
 
 def inodes(paths):
