@@ -168,17 +168,18 @@ def pyroute2(runner):
 
 def fallbacks(runner):
     # What the kernel layer does where / is shared, and where a kernel has not the newer system calls.
+    reports, commands = {}, []
     for options, names in (
-        (["--root", "shared"], ["trees", "overlay", "root", "namespace"]),
         (["--block", "openat2"], ["trees", "overlay", "root", "namespace", "image", "image_hostile", "image_build"]),
+        (["--root", "shared"], ["trees", "overlay", "root", "namespace"]),
         (["--block", "fsopen,mount_setattr,statmount"], ["overlay", "root", "namespace"]),
         (["--cgroup", "v2"], ["overlay", "root", "namespace"]),
     ):
-        files = ["tests/system/test_%s.py" % name for name in names]
-        status, text = runner.run([*ALONE, *options, "pytest", "-q", "-p", "no:cacheprovider", *files])
-        counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", text.rpartition("\n=")[2] or text[-300:])}
-        failed = counts.get("failed", 0) + counts.get("error", 0)
-        yield " ".join(options), counts.get("passed", 0), failed or int(status != 0)
+        what = " ".join(options)
+        reports[what] = _report("fallbacks" + what.replace(" ", "-"))
+        commands.append([*ALONE, *options, "pytest", *PYTEST, reports[what], *["tests/system/test_%s.py" % name for name in names]])
+    for what, status in zip(reports, runner.run_at_once(commands)):
+        yield (what, *_counts(reports[what], status))
 
 
 def torture(runner):
@@ -191,11 +192,11 @@ def torture(runner):
 
 
 def integration(runner):
-    for name in sorted(os.listdir(os.path.join(tree.COPY, "tests", "integration", "targets"))):
-        if name.startswith(("setup_", "prepare_")):
-            continue  # only what other targets depend on
-        argv = ["ansible-test", "integration", "--color", "no", "--allow-destructive", "--allow-root", name]
-        status = runner.run([*ALONE, *argv])[0]
+    # Each target in a private host of its own, as many at once as there are processors.
+    names = [name for name in sorted(os.listdir(os.path.join(tree.COPY, "tests", "integration", "targets")))
+             if not name.startswith(("setup_", "prepare_"))]  # only what other targets depend on
+    commands = [[*ALONE, "ansible-test", "integration", "--color", "no", "--allow-destructive", "--allow-root", name] for name in names]
+    for name, status in zip(names, runner.run_at_once(commands)):
         yield name, int(status == 0), int(status != 0)
 
 
