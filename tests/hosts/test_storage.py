@@ -129,7 +129,7 @@ def test_device_that_is_given(ready):
         assert "Cannot change storage.pool" in host.converge("sandbox", **boxes("one"))["error"]
         assert "Device or resource busy" in host.attempt("mkfs.ext4 -F " + device)[2] + host.attempt("wipefs --all " + device)[2]
         check_run_check_run(host, boxes("one", state="absent"))
-        host.python("from storage import *; drive.converge('image', dict(name='it', state='absent')); image()")
+        host.python("import drive, storage; drive.converge('image', dict(name='it', state='absent')); storage.image()")
         assert host.run("dmsetup ls").strip() == "No devices found" and host.run("blkid -p %s || test $? = 2" % device) == ""
     host.run("losetup --detach %s; rm /srv/disk" % device)
     all_gone(host)

@@ -136,7 +136,8 @@ def resource(driver):
 
 def clear():
     """Take away everything; what is left below roots/ and uppers/."""
-    names = set(drive.new_host().records.names("sandboxes")).union(name for name in stored() if not name.startswith("."))
+    roots = {name for name in stored() if not name.startswith(".") and not name.endswith(".previous")}
+    names = roots.union(drive.new_host().records.names("sandboxes"))
     drive.converge("sandbox", dict(sandboxes=[dict(name=name, state="absent") for name in sorted(names)], remove_data=True, kill=True))
     jail.clear_images()
     return stored()

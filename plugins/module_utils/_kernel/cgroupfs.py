@@ -272,7 +272,7 @@ class Trees:
                 write(self.path(name, UNIFIED) + "/cgroup.kill", "1")
                 return _until(lambda: not self.populated(name), patience)
             except OSError as exc:
-                if exc.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+                if exc.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):  # ENODEV: systemd has removed it meanwhile
                     raise
         end = time.monotonic() + patience
         while self.populated(name):

@@ -10,6 +10,7 @@ comes after a run that was killed finds out which is which, and each act here ca
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .._kernel import syscalls
@@ -72,9 +73,18 @@ def forget(host, driver, paths, words):
 def plan_removal(host, driver, paths, remove_data, plan):
     """Steps that remove it with the sandbox: what holds data only when told to."""
     there = [path + word for path in paths for word in (PREVIOUS, OLDER) if os.path.lexists(path + word)]
-    if not there or not remove_data and any(_layers.has_data(path) for path in there):
+    if not there or not remove_data and any(_has_data(path) for path in there):
         return
     plan.add("remove what was written with the version before", lambda: _remove(host, driver, there))
+
+
+def _has_data(path):
+    try:
+        return _layers.has_data(path)
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:  # a root of its own file system is mounted there
+            raise
+        return True
 
 
 def _remove(host, driver, there):

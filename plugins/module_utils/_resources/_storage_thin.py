@@ -95,8 +95,9 @@ class Thin(Pieces):
     @contextlib.contextmanager
     def opened(self, host, place):
         value = _volume(place)
-        here = _mounted(host, place, value) is not None
-        if not here:
+        found = _mounted(host, place, value)
+        here = found is not None and "ro" not in found.options  # read-only it is what somebody looked at who was killed
+        if found is None:
             _storage_pool.ensure(host, value["pool"], identity=value["identity"])
             _mount(host, place, _activate(host, place), syscalls.MS_RDONLY)
         try:
