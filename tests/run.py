@@ -33,6 +33,7 @@ ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
 PYROUTE2 = {"0.5.14": ("python3.9", "python3.10", "python3.11"), "0.7.2": ("python3.11", "python"), "0.7.7": ("python3.13", "python"), "0.9.7": ("python",)}
 PYTEST = ["-q", "-p", "no:cacheprovider", "--junitxml"]
 LIMIT = 1800  # seconds for one command
+LONGEST = ("test_upgrade", "test_storage")  # of tests/system: minutes each
 HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
 
@@ -146,8 +147,9 @@ def layers(runner):
 
 
 def system(runner):
-    # Each file in a private host of its own, as many at once as there are processors.
-    names = sorted(os.path.basename(path)[:-len(".py")] for path in glob.glob(os.path.join(tree.COPY, "tests", "system", "test_*.py")))
+    # Each file in a private host of its own, as many at once as there are processors; the longest first, that it is not alone at the end.
+    names = sorted((os.path.basename(path)[:-len(".py")] for path in glob.glob(os.path.join(tree.COPY, "tests", "system", "test_*.py"))),
+                   key=lambda name: (name not in LONGEST, name))
     reports = {name: _report(name) for name in names}
     commands = [[*ALONE, "pytest", *PYTEST, reports[name], "tests/system/%s.py" % name] for name in names]
     for name, status in zip(names, runner.run_at_once(commands)):
