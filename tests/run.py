@@ -33,7 +33,7 @@ ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
 PYROUTE2 = {"0.5.14": ("python3.9", "python3.10", "python3.11"), "0.7.2": ("python3.11", "python"), "0.7.7": ("python3.13", "python"), "0.9.7": ("python",)}
 PYTEST = ["-q", "-p", "no:cacheprovider", "--junitxml"]
 LIMIT = 1800  # seconds for one command
-LONGEST = ("test_upgrade", "test_storage")  # of tests/system: minutes each
+LONGEST = ("test_upgrade", "test_storage", "image_fleet", "quickstart")  # of tests/system and tests/integration: minutes each
 HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
 
@@ -194,12 +194,12 @@ def torture(runner):
 
 
 def integration(runner):
-    # One after another: they have /var/tmp in common, and look whether something is left there.
-    for name in sorted(os.listdir(os.path.join(tree.COPY, "tests", "integration", "targets"))):
-        if name.startswith(("setup_", "prepare_")):
-            continue  # only what other targets depend on
-        argv = ["ansible-test", "integration", "--color", "no", "--allow-destructive", "--allow-root", name]
-        status = runner.run([*ALONE, *argv])[0]
+    # Each target in a private host of its own, as many at once as there are processors; the longest first.
+    names = sorted((name for name in os.listdir(os.path.join(tree.COPY, "tests", "integration", "targets"))
+                    if not name.startswith(("setup_", "prepare_"))),  # only what other targets depend on
+                   key=lambda name: (name not in LONGEST, name))
+    commands = [[*ALONE, "ansible-test", "integration", "--color", "no", "--allow-destructive", "--allow-root", name] for name in names]
+    for name, status in zip(names, runner.run_at_once(commands)):
         yield name, int(status == 0), int(status != 0)
 
 

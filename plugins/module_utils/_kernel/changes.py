@@ -19,7 +19,6 @@ from . import beneath, manifest
 from .below import Below
 
 _NOTES = ("trusted.overlay.", "user.overlay.")
-_CHUNK = 1 << 20
 _DEEP = 200  # directories: whoever writes an upper may nest more of them than we have room to follow
 
 
@@ -117,9 +116,4 @@ def _same(*places):
     with contextlib.ExitStack() as opened:
         streams = [opened.enter_context(open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent), "rb"))
                    for parent, name in zip(places[::2], places[1::2])]
-        while True:
-            one, other = (stream.read(_CHUNK) for stream in streams)
-            if one != other:
-                return False
-            if not one:
-                return True
+        return manifest.same_content(*streams)

@@ -18,7 +18,7 @@ import stat
 
 from . import beneath, manifest, syscalls
 
-_FICLONE = 0x40049409
+FICLONE = 0x40049409  # ioctl_ficlone(2); where the number is another one, files are copied
 _NEVER = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.ENOSYS, errno.EPERM)  # what has no chance for the next file either
 _CHUNK = 1 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -123,7 +123,7 @@ class Copy:
     def _content(self, source, fd, size):
         if self._clones and size:
             try:
-                fcntl.ioctl(fd, _FICLONE, source)
+                fcntl.ioctl(fd, FICLONE, source)
                 return
             except OSError as exc:
                 if exc.errno in _NEVER:

@@ -19,7 +19,6 @@ from . import beneath, manifest
 
 _SAME, _TIMES, _DIFFERS = 0, 1, 2  # _TIMES: of a directory its time alone, of a file the number of its names
 _WHITEOUT = os.stat_result((stat.S_IFCHR, 0, 0, 1, 0, 0, 0, 0, 0, 0), dict.fromkeys(("st_atime_ns", "st_mtime_ns", "st_rdev", "st_blocks"), 0))
-_CHUNK = 1 << 20
 
 
 def between(base, tree):
@@ -161,9 +160,4 @@ def _by_content(before, now):
 def _same(*entries):
     with contextlib.ExitStack() as opened:
         streams = [opened.enter_context(open(each.open(), "rb")) for each in entries]
-        while True:
-            one, other = (stream.read(_CHUNK) for stream in streams)
-            if one != other:
-                return False
-            if not one:
-                return True
+        return manifest.same_content(*streams)

@@ -20,6 +20,7 @@ import stat
 
 from . import beneath
 
+_CHUNK = 1 << 20
 _ODD = re.compile(rb"[^!\"$-\[\]-~]")
 _LEFT_OUT = ("security.selinux",)  # given by the policy of the host that the tree lies on
 OPAQUE = "trusted.overlay.opaque"
@@ -49,7 +50,7 @@ class Entry:
             raise OSError(errno.ESTALE, "it was replaced while it was read", self.path)
         return fd
 
-    def chunks(self, size=1 << 20):
+    def chunks(self, size=_CHUNK):
         """The content of a regular file; ESTALE where it was written while it was read."""
         fd = self.open()
         try:
@@ -209,3 +210,13 @@ def difference(wanted, found):
                     if words[0].get(key) != words[1].get(key)]
             return name.decode(), "differs in %s" % ", ".join({"sha256digest": "content"}.get(key, key) for key in keys)
     return None
+
+
+def same_content(one, other):
+    """Have two streams, read from where they are, one content?"""
+    while True:
+        chunk = one.read(_CHUNK)
+        if chunk != other.read(_CHUNK):
+            return False
+        if not chunk:
+            return True

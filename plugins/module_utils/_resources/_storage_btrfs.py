@@ -10,10 +10,9 @@ import os
 
 from .._kernel import btrfs, syscalls, trees
 from . import _storage_written
-from ._storage_pieces import Pieces
 
 
-class Btrfs(Pieces):
+class Btrfs(_storage_written.Counted):
     """See `_storage_pieces.Pieces`."""
 
     name = "btrfs"
@@ -56,8 +55,7 @@ class Btrfs(Pieces):
             btrfs.count(fd)
             btrfs.limit(fd, None if size is None else _storage_written.base(place) + size)
 
-    @staticmethod
-    def _held(host, place):
+    def _held(self, host, place):
         """(bytes that were written, how many may be or None) in a tree that was made with a limit; None: it was not."""
         base = _storage_written.base(place)
         if base is None:
@@ -65,14 +63,6 @@ class Btrfs(Pieces):
         with _opened(place + "/tree") as fd:
             held, limit = btrfs.held(fd, host.sys) or (base, None)
         return max(held - base, 0), None if limit is None else limit - base
-
-    def size(self, host, place):
-        now = self._held(host, place)
-        return now and now[1]
-
-    def written(self, host, place):
-        now = self._held(host, place)
-        return now and now[0]
 
     def seal(self, host, place):
         with _opened(place + "/tree") as fd:

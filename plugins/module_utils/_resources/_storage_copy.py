@@ -15,10 +15,9 @@ import os
 from .._kernel import copytree, trees
 from .._model.errors import BulkheadError
 from . import _limit, _storage_written
-from ._storage_pieces import Pieces
 
 
-class Copy(Pieces):
+class Copy(_storage_written.Counted):
     """See `_storage_pieces.Pieces`."""
 
     name = "copy"
@@ -87,16 +86,7 @@ class Copy(Pieces):
             _limit.remove(host, place + "/tree")
         super().remove(host, place)
 
-    def size(self, host, place):
-        now = self._held(host, place)
-        return now and now[1]
-
-    def written(self, host, place):
-        now = self._held(host, place)
-        return now and now[0]
-
-    @staticmethod
-    def _held(host, place):
+    def _held(self, host, place):
         """(bytes that were written, how many may be) in a tree that has a limit; None: it has none, or is not mounted now."""
         base, now = _storage_written.base(place), _limit.measure(host, place + "/tree")
         return None if base is None or now is None else (max(now[0] - base, 0), now[1] - base)

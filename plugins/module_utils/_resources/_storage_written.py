@@ -10,8 +10,25 @@ from __future__ import annotations
 
 from .._model.errors import BulkheadError
 from . import _store
+from ._storage_pieces import Pieces
 
 _FILE = "/base"
+
+
+class Counted(Pieces):
+    """Pieces whose trees may be limited so."""
+
+    def _held(self, host, place):
+        """(bytes that were written, how many may be or None) in a tree that was made with a limit; None: it was not, or cannot be told now."""
+        raise NotImplementedError
+
+    def size(self, host, place):
+        now = self._held(host, place)
+        return now and now[1]
+
+    def written(self, host, place):
+        now = self._held(host, place)
+        return now and now[0]
 
 
 def base(place):

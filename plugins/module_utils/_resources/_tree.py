@@ -10,12 +10,11 @@ import fcntl
 import os
 import stat
 
-from .._kernel import manifest, tarstream
+from .._kernel import copytree, manifest, tarstream
 from .._kernel.tarstream import ArchiveError, Member
 
 # What overlayfs notes in an upper for itself; a redirect or a metacopy are not among them.
 _NOTES = {b"trusted.overlay." + word for word in (b"opaque", b"origin", b"impure", b"nlink", b"upper", b"uuid", b"protattr")}
-_FICLONE = 0x40049409  # ioctl_ficlone(2); where the number is another one, files are copied
 
 
 class Tree:
@@ -103,7 +102,7 @@ class File:
             return False
         source = self._entry.open()
         try:
-            fcntl.ioctl(fd, _FICLONE, source)
+            fcntl.ioctl(fd, copytree.FICLONE, source)
             return True
         except OSError:
             self._unable.add(device)
