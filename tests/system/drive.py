@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 if ROOT + "/plugins" not in sys.path:
@@ -107,6 +108,44 @@ def wait(pid, patience):
 def apart(noun, options, check=False):
     """converge() in a process of its own."""
     return isolated(lambda: converge(noun, options, check))
+
+
+def killed(noun, point, options, times=1):
+    """Converge until a function of the engine is called for the so manieth time, and be killed there.
+
+    ``point``: MODULE.FUNCTION of `_resources`, or MODULE.IMPORTED.FUNCTION, such as `_kept.os.mkdir`.
+    """
+    module, *own, name = point.split(".")
+    place = resource(module)
+    left = [times]
+
+    def run():
+        holder = getattr(place, own[0]) if own else place
+        function = getattr(holder, name)
+
+        def die(*args, **more):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **more)
+
+        if own:  # for this module alone
+            setattr(place, own[0], types.SimpleNamespace(**dict(vars(holder), **{name: die})))
+        else:
+            setattr(place, name, die)
+        return converge(noun, options)
+
+    answer = isolated(run)
+    assert answer["error"] == "it died", answer
+
+
+def reap():
+    """What runs that were killed had made is ours to wait for."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def at_once(tasks, patience=120.0):

@@ -35,6 +35,7 @@ def place(leaves_nothing):
     for name in drive.new_host().records.names("sandboxes"):
         drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
     jail.clear_images()
+    drive.reap()
     shutil.rmtree(BASE)
 
 
@@ -272,6 +273,48 @@ def test_put_back_is_undone_where_the_root_cannot_be_made(converge, refuse, monk
     converge("sandbox", **declared)
     assert seen() == now and not converge("sandbox", **declared)["changed"]
     assert not os.path.exists(LIB + "/uppers/box/upper.bulkhead-discarded")
+
+
+@pytest.mark.parametrize("point, again", [
+    ("_storage_overlay.syscalls.exchange", "snapshot"), ("_storage_overlay.syscalls.exchange", "sandbox"), ("namespace._remove", "snapshot"),
+    ("namespace._remove", "sandbox"), ("namespace._remove", "reboot"), ("root.furnish", "sandbox"), ("_storage_overlay._discard", "sandbox")])
+def test_put_back_by_a_run_that_is_killed(converge, point, again):
+    """Whoever comes next, a task of the sandbox as it always was, too, finds the way: all of what was written, or all of the snapshot."""
+    made()
+    declared = sandboxes(sandbox(), sandbox("beside"))
+    converge("sandbox", **declared)
+    write("as it was")
+    before, other = seen(), started("beside")
+    converge("snapshot", **snapshot())
+    write("changed")
+    now = seen()
+    drive.killed("snapshot", point, snapshot(state="restored"))
+    if again == "reboot":
+        reboot()
+    if again == "snapshot":
+        converge("snapshot", **snapshot(state="restored"))
+        assert seen() == before
+    else:
+        predicted, done = (converge("sandbox", check=check, **declared) for check in (True, False))
+        assert predicted["actions"] == done["actions"]
+        assert seen() == (now if point == "_storage_overlay.syscalls.exchange" else before)
+    assert not converge("sandbox", **declared)["changed"] and (started("beside") == other or again == "reboot")
+    assert not os.path.exists(LIB + "/uppers/box/upper.bulkhead-discarded")
+    converge("snapshot", **snapshot(state="restored"))
+    assert seen() == before
+
+
+@pytest.mark.parametrize("kind", KINDS[:3], ids=str)
+def test_a_reset_by_a_run_that_is_killed(converge, kind):
+    """What was written is gone, and the next run is over what is there now."""
+    made()
+    declared = sandboxes(sandbox(storage=kind))
+    converge("sandbox", **declared)
+    empty = seen()
+    write("as it was")
+    drive.killed("sandbox", "namespace._remove", dict(declared, reset=["box"]))
+    assert converge("sandbox", check=True, **declared)["actions"] == converge("sandbox", **declared)["actions"]
+    assert seen() == empty and not converge("sandbox", **declared)["changed"]
 
 
 def test_they_go_with_the_data_of_the_sandbox(converge):

@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
-import signal
 import subprocess
-import types
 
 import archives
 import drive
@@ -42,18 +39,9 @@ def place(leaves_nothing):
         drive.converge("network", {"name": name, "state": "absent", "force": True})
     assert links() == ["lo"] and not subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True).stdout
     jail.clear_images()
-    reap()
+    drive.reap()
     assert not os.path.isdir("/etc/bulkhead/versions.d") or not os.listdir("/etc/bulkhead/versions.d")
     shutil.rmtree(PLACE)
-
-
-def reap():
-    """What the runs that were killed had made is ours to wait for."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 @pytest.fixture
@@ -317,30 +305,6 @@ POINTS = ["_trial._unwell", "_trial._remove", "_held.hold", "_kept.lay_aside", "
           "_held.release", "_kept.forget"]
 
 
-def killed(point, options, times=1):
-    """Run until a function is called for the so manieth time, and be killed there. ``point``: MODULE.FUNCTION, or MODULE.os.FUNCTION."""
-    module, *own, name = point.split(".")
-    left = [times]
-
-    def run():
-        place = importlib.import_module("module_utils._resources." + module)
-        function = getattr(os if own else place, name)
-
-        def die(*args, **more):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **more)
-
-        if own:
-            place.os = types.SimpleNamespace(**dict(vars(os), **{name: die}))
-        else:
-            setattr(place, name, die)
-        return drive.converge("sandbox", options)
-    answer = drive.isolated(run)
-    assert answer["error"] == "it died", answer
-
-
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("on", [True, False])
 def test_killed_anywhere_it_goes_on_or_back(converge, lab, asks, point, on):
@@ -349,7 +313,7 @@ def test_killed_anywhere_it_goes_on_or_back(converge, lab, asks, point, on):
     converge("sandbox", **fresh)
     write("var/kept", "by one")
     bring(converge, "two")
-    killed(point, fresh)
+    drive.killed("sandbox", point, fresh)
     if on:
         both(converge, **fresh)
         assert page() == "two" and read("var/kept") is None and nothing_beside()
@@ -371,7 +335,7 @@ def test_killed_where_the_root_is_a_plain_tree(converge, lab, point, on):
     converge("sandbox", **sandbox(**options))
     write("var/kept", "by one")
     bring(converge, "two")
-    killed(point, sandbox(**options))
+    drive.killed("sandbox", point, sandbox(**options))
     if on:
         both(converge, **sandbox(**options))
         assert page() == "two" and read("var/kept") is None and nothing_beside()
@@ -392,7 +356,7 @@ def test_a_rollback_that_is_killed(converge, lab, point):
     bring(converge, "two")
     converge("sandbox", **sandbox(**fresh))
     write("var/kept", "by two")
-    killed(point, sandbox(state="rolled_back", **fresh))
+    drive.killed("sandbox", point, sandbox(state="rolled_back", **fresh))
     both(converge, **sandbox(state="rolled_back", **fresh))
     assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
     assert jail.text("/var/lib/bulkhead/uppers/web/upper.previous/var/kept") == "by two"
@@ -404,7 +368,7 @@ def test_a_power_cut_in_the_middle(converge, lab):
     converge("sandbox", **fresh)
     write("var/kept", "by one")
     bring(converge, "two")
-    killed("root.furnish", fresh)
+    drive.killed("sandbox", "root.furnish", fresh)
     reboot()
     done, failed = whole.restore(drive.new_host())
     assert done and not failed, failed
@@ -418,7 +382,7 @@ def test_a_power_cut_in_a_trial(converge, lab):
     bring(converge, "one")
     converge("sandbox", **sandbox(network=NETWORK))
     bring(converge, "two")
-    killed("_trial._unwell", sandbox(network=NETWORK))
+    drive.killed("sandbox", "_trial._unwell", sandbox(network=NETWORK))
     reboot()
     done, failed = whole.restore(drive.new_host())
     assert done and not failed, failed

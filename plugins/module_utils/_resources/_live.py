@@ -47,6 +47,14 @@ def note(host, spec, wants):
                                            "devices": sorted(device[0] for device in spec.devices)})
 
 
+def replaced(host, name, yes):
+    """Note, before it happens, that something else takes the place of what the root is over (``yes``), or that it is back. A root that is
+    made forgets it; so a run that is killed in between leaves a root of which the next one knows that it has to be made anew."""
+    noted = claim(host, name)
+    if noted and yes != bool(noted.get("replaced")):
+        host.claims.complete(NOUN, name, dict(noted, replaced=yes))
+
+
 def _remember(host, spec, key, name):
     """Add one to what is noted, before it is made: a run that is killed then leaves nothing that is taken for somebody else's."""
     noted = claim(host, spec.name)

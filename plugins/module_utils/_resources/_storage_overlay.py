@@ -18,7 +18,7 @@ from .._kernel import manifest, syscalls, trees
 from .._model.errors import Problems
 from .._model.overlay import OverlaySpec
 from .._model.sandbox import overlay_defaults
-from . import _layers, _limit, _store, _storage, overlay, preflight, root
+from . import _layers, _limit, _live, _store, _storage, overlay, preflight, root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -78,13 +78,19 @@ class Overlay(_storage.Driver):
         there = [path for path in (spec.overlay.upper, spec.overlay.work) if path and ("emptied", path) not in host.promised
                  and (os.path.isdir(path) or ("directory", path) in host.promised)]
         for path in there:
-            plan.add("empty %s" % path, lambda path=path: self._empty(host, path), lambda path=path: _layers.put_back(path))
+            plan.add("empty %s" % path, lambda path=path: self._empty(host, spec.key, path), lambda path=path: self._fill(host, spec.key, path))
         return bool(there)
 
     @staticmethod
-    def _empty(host, path):
+    def _empty(host, name, path):
+        _live.replaced(host, name, True)
         _layers.set_aside(host, path)
         host.at_end(_discard, path)
+
+    @staticmethod
+    def _fill(host, name, path):
+        _layers.put_back(path)
+        _live.replaced(host, name, False)
 
     def plan_removal(self, host, name, remove_data, plan, lazy=False):
         recorded = host.records.options("sandboxes", name) or {}
@@ -153,6 +159,7 @@ class Overlay(_storage.Driver):
             os.mkdir(aside, 0o700)
             _copy(path + "/upper", aside)
             _store.flush(aside)  # before what was there goes
+            _live.replaced(host, name, True)
             syscalls.exchange(aside, now)
 
     @contextlib.contextmanager
@@ -172,6 +179,7 @@ class Overlay(_storage.Driver):
     def take_back(self, host, name):
         now = self.path(host, name)
         syscalls.exchange(now + _layers.DISCARDED, now)
+        _live.replaced(host, name, False)
 
     def forget(self, host, path):
         _layers.discard(host, path)

@@ -171,6 +171,9 @@ def _compare_base(host, spec, view, claim, now):
         return
     else:
         shown = _layers.read(host, mount)
+        if claim.get("replaced"):
+            now.stale["root"] = ("over what was written before", "over what is written now")
+            return
         for key, pair in overlay.wanted(host, spec.base, shown, claim.get("layers", {}))[1].items():
             now.stale["overlay." + key] = pair
     if spec.maps:
