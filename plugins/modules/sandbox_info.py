@@ -94,7 +94,8 @@ sandboxes:
       sample: {added: [/etc/new], modified: [/etc/hosts], deleted: [/etc/motd]}
     storage:
       description: The driver, the bytes that were written, as they lie on the disk, and the C(size) that limits them, or null. With C(limit) where
-        the driver has limits of several kinds.
+        the driver has limits of several kinds. With C(pool) where roots lie in a thin pool, its path, the bytes that it has, how many
+        percent of it are in use, and how many bytes are promised to all roots together.
       returned: with O(storage)
       type: dict
       sample: {driver: overlay, written: 1048576, size: null}

@@ -157,6 +157,26 @@ def test_pool_that_takes_no_more(kernel, host, status, message):
         PIECES.plan_room(host, "one", declared(host), Plan())
 
 
+@pytest.mark.parametrize("status, warning", [
+    ("0 1/1024 4200/4704 - rw discard_passdown error_if_no_space - 256", None),
+    ("0 1/1024 4500/4704 - rw discard_passdown error_if_no_space - 256", "is full to 95 percent. Where it is full, nothing new can be written"),
+    ("0 9/1024 4704/4704 - out_of_data_space discard_passdown error_if_no_space - 256", "is full to 100 percent"),
+    ("0 1/1024 1/4704 - ro discard_passdown error_if_no_space needs_check 256", "does not work: its metadata needs to be checked"),
+])
+def test_a_run_and_who_looks_are_told_of_a_pool_that_runs_full(kernel, host, status, warning):
+    base, one = base_of(host), place(host, "one")
+    PIECES.snapshot(host, base, one, declared(host, size=8 * MIB))
+    kernel.status = status
+    PIECES.plan_ready(host, "one", one, declared(host, size=8 * MIB), Plan())
+    told = host.warnings[:]
+    assert [warning in each for each in told] == [True] if warning else not told
+    host.warnings.clear()
+    shown = PIECES.measured(host)["pool"]
+    assert shown == {"path": host.lib + "/pool.img", "size": 94 * MIB,
+                     "used": shown["used"], "promised": 8 * MIB}
+    assert host.warnings == told
+
+
 def test_refused_before_anything_is_made(kernel, host, tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("x")

@@ -203,6 +203,22 @@ def on_it(host, path):
     return "there is something on it already (%s)" % (", ".join(output) or "of a kind that blkid does not know")
 
 
+def look(host):
+    """What there is to tell of the pool: {"path", "size": bytes for data, "used": percent, "promised": bytes that may be written to all roots
+    together}; None where it does not work now. The run warns where it runs full."""
+    now = host.cached("pool", lambda: status(host))
+    if now is None:
+        return None
+    path, there = named(host), volumes(host)
+    if now.wrong is not None:
+        host.warn("The pool %s does not work: %s. See docs/storage.md." % (path, now.wrong))
+    elif now.used >= FULL:
+        host.warn("The pool %s is full to %d percent. Where it is full, nothing new can be written to the roots in it, and what is not on the disk "
+                  "yet is lost. Remove what is not needed, or make it larger." % (path, now.used))
+    roots = [value for place, value in there.items() if os.path.dirname(place) == _storage_places.roots(host) and "/." not in place]
+    return {"path": path, "size": device(host).sectors * SECTOR, "used": now.used, "promised": sum(value["size"] or 0 for value in roots)}
+
+
 # -- acts
 
 def ensure(host, path, size=None, identity=None):

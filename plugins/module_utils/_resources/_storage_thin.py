@@ -150,6 +150,7 @@ class Thin(Pieces):
             raise BulkheadError("Cannot change storage.pool of sandbox %s from %s to %s: what was written is there. Commit the sandbox to an image "
                                 "if it is to be kept, remove it with remove_data: true, and make it anew." % (name, value["pool"], storage.pool))
         _storage_pool.plan_size(host, storage, plan)
+        _storage_pool.look(host)
         size = _rounded(storage.size or SIZE)
         if not self.is_ready(host, place):
             top = _table(host).top(os.path.realpath(place) + "/tree")
@@ -191,6 +192,9 @@ class Thin(Pieces):
         if value is None:
             return None
         return _space(host, place, value)[0] if _mounted(host, place, value) else value["size"]
+
+    def measured(self, host):
+        return {"pool": _storage_pool.look(host)}
 
 
 def _limit(place, storage, like=None):

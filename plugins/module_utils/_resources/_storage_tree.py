@@ -212,7 +212,7 @@ class TreeDriver(_storage.Driver):
         written = self.pieces.written(host, place)
         if written is None:
             written = self._written(host, name, difference.space)
-        return {"driver": self.name, "written": written or 0, "size": self.pieces.size(host, place)}
+        return {"driver": self.name, "written": written or 0, "size": self.pieces.size(host, place), **self.pieces.measured(host)}
 
     # -- copies of it
 
