@@ -24,7 +24,7 @@ ACCELERATORS = {
 COUNTED = ["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=2,sleep=on", "-cpu", "max"]  # 4 ns each
 KERNEL = "root=/dev/vda rw console=ttyS0 loglevel=4 mitigations=off"
 MEMORY = 2048
-CPUS = 2
+CPUS = int(os.environ.get("BULKHEAD_TEST_CPUS", "2"))
 
 
 class Unable(Exception):

@@ -43,7 +43,7 @@ def host():
 @pytest.fixture(autouse=True)
 def column(request):
     """What a test proves is found on a host without systemd, and goes to the column of those in docs/support.md."""
-    if not request.node.get_closest_marker("proves"):
+    if not request.node.get_closest_marker("proves") or not record.FOLDER:
         yield
         return
     if drive.new_host().cgroups().home("memory") in (None, "unified"):

@@ -24,7 +24,11 @@ pytestmark = pytest.mark.usefixtures("place")
 MORE = [tar(directory(b"srv"), entry(b"srv/.wh.gone"), entry(b"srv/upper", b"upper"), directory(b"opt"), entry(b"opt/.wh..wh..opq"), entry(b"opt/new", b"new"))]
 
 
-@pytest.fixture(params=DRIVERS)
+PROVES = {"devicemapper": pytest.mark.proves("storage driver devicemapper"), "btrfs": pytest.mark.proves("storage driver btrfs"),
+          "copy": pytest.mark.proves("storage driver copy")}
+
+
+@pytest.fixture(params=[pytest.param(each, marks=PROVES.get(each, ())) for each in DRIVERS])
 def driver(request):
     """A driver that this host has."""
     return request.param

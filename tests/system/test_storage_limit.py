@@ -48,6 +48,7 @@ def test_every_state(full_cycle, kind):
     assert not os.path.exists(LIB + "/uppers/box") and not os.path.exists(LIB + "/uppers/.box.img") and not filesystems.loops()
 
 
+@pytest.mark.proves("size limits")
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_writer_is_stopped_at_its_limit_and_nobody_notices(converge, kind):
     made()

@@ -46,6 +46,12 @@ ROWS = {
     "network after a reboot": "Its members are back with their addresses",
     "image": "A service runs over the host's own root, and over a build",
     "image after a reboot": "Its sandbox is back, and a run changes nothing",
+    "storage driver devicemapper": "Nobody else sees what is written, and nothing of it is lost",
+    "storage driver btrfs": "The same",
+    "storage driver copy": "The same",
+    "size limits": "Who writes more than `storage.size` gets none, and nobody else notices",
+    "snapshots": "What was written is as it was",
+    "upgrade": "Each request is answered, an ill image changes nothing, and it is rolled back",
 }
 PLACES = {"hosts": "tests/hosts", "plain": "tests/system"}
 

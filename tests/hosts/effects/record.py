@@ -15,6 +15,7 @@ import pytest
 
 COPY = "/build/ansible_collections/bulkhead/isolation"  # of a checkout, on which Ansible's tools work
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))).replace(COPY, "")
+# Empty: nothing is written down.
 FOLDER = os.environ.get("BULKHEAD_SUPPORT", ROOT + "/build/support")
 KIND = pytest.StashKey[str]()
 REASON = pytest.StashKey[str]()
