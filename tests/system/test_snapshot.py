@@ -74,6 +74,7 @@ def write(text, name="box"):
         os.chmod(top + "/etc", 0o700 + len(text))
 
 
+@pytest.mark.proves("snapshots")
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_state(converge, full_cycle, kind):
     made()

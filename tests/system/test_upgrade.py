@@ -122,6 +122,7 @@ def nothing_beside():
 
 # -- what comes off
 
+@pytest.mark.proves("upgrade")
 def test_no_request_fails_while_it_is_upgraded_and_rolled_back(converge, lab, asks):
     bring(converge, "one")
     converge("sandbox", **sandbox(network=NETWORK))
@@ -163,6 +164,7 @@ def test_a_fresh_layer_and_back(converge, lab):
     assert sorted(os.listdir("/var/lib/bulkhead/uppers/web")) == ["upper", "work"]
 
 
+@pytest.mark.proves("upgrade")
 def test_a_new_image_that_is_not_healthy_touches_nothing(converge, refuse, lab, asks):
     bring(converge, "one")
     converge("sandbox", **sandbox(network=NETWORK))
