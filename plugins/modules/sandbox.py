@@ -42,7 +42,8 @@ options:
         C(environment), C(user), C(group), C(cwd) and C(health), from the image.
       - C(upgrade) is a dictionary that says what is done where what C(image) stands for is not what the sandbox runs with. C(upper) is
         V(refuse), the default, V(keep) for what was written to stay, or V(fresh) for an empty read-write layer, where the former is kept beside
-        until the next upgrade. C(trial) says whether the new image is first started beside, in a sandbox C(NAME.trial) of the same
+        until the next upgrade. V(keep) is refused where the overlay has C(options) that bind what was written to its layers, such as
+        C(redirect_dir). C(trial) says whether the new image is first started beside, in a sandbox C(NAME.trial) of the same
         declaration, and asked for its health; it is true with V(keep) and V(fresh), and needs a service with C(health). C(drain) is the time
         that open connections have to end before the services are stopped, by default V(1s). C(retry) takes up an image again that was rolled back
         from. See the notes.

@@ -47,6 +47,8 @@ options:
       - V(restored) stops the services of the sandbox, makes what is written what it was when the snapshot was taken, makes the root anew
         and starts the services. What was written since is lost. It is refused where the sandbox has other layers now than then, where its
         C(size) is too small, and where it has no namespace of the type V(mnt).
+      - V(present) and V(restored) are refused where the overlay of the sandbox has C(index), C(nfs_export) or C(volatile), with which the kernel
+        takes a copy for something else.
       - When V(restored) fails, what was there before is brought back.
     type: str
     choices: [present, absent, restored]

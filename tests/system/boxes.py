@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import drive
 import jail
@@ -26,13 +27,14 @@ exec sleep 1000
 """
 
 
-def made():
-    """The image, and the directories of the host that sandboxes tell what happened in."""
+def made(*more):
+    """The image, with ``more`` entries, and the directories of the host that sandboxes tell what happened in."""
     with open("/bin/busybox", "rb") as stream:
         busybox = stream.read()
     tools = [symlink(b"bin/" + name, b"busybox") for name in (b"sh", b"sleep", b"dd", b"cp")]
     names = [directory(name) for name in (b"srv", b"proc", b"sys", b"dev", b"etc", b"out")]
-    path = Layout(BASE + "/layout", tar(directory(b"bin"), entry(b"bin/busybox", busybox, mode=0o755), *tools, *names)).done()
+    shutil.rmtree(BASE + "/layout", ignore_errors=True)
+    path = Layout(BASE + "/layout", tar(directory(b"bin"), entry(b"bin/busybox", busybox, mode=0o755), *tools, *names, *more)).done()
     answer = drive.converge("image", dict(name="busybox", oci=path))
     assert "error" not in answer, answer
 

@@ -24,6 +24,7 @@ _CHUNK = 1 << 20
 _ODD = re.compile(rb"[^!\"$-\[\]-~]")
 _LEFT_OUT = ("security.selinux",)  # given by the policy of the host that the tree lies on
 OPAQUE = "trusted.overlay.opaque"
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)  # or something else has its name
 
 
 class Entry:
@@ -81,12 +82,13 @@ def xattrs(parent, name, left_out=_LEFT_OUT):
     return {key: os.getxattr(path, key, follow_symlinks=False) for key in names if key not in left_out} if names else {}
 
 
-def walk(root, choose=None):
+def walk(root, choose=None, moving=False):
     """The Entries of a tree, its root first, parents before what is in them, names in the order of their bytes.
 
     Nothing is followed and no other file system is entered: that is an error (EXDEV). A parent's descriptor is good until the next.
     ``choose(path, stat, other)`` says of each but the root whether it is in the tree, and of a directory whether what is in it is
     looked at: a pair of truth values. ``other``: it is on another device than what it is in, which is then no error.
+    ``moving``: somebody writes to it, and what is gone when its turn comes is no error either.
     """
     found = os.fstat(root)
     device, stack = found.st_dev, []
@@ -97,7 +99,12 @@ def walk(root, choose=None):
         while True:
             while todo:
                 name = todo.pop()
-                found, taken, entered = os.stat(name, dir_fd=here, follow_symlinks=False), True, True
+                try:
+                    found, taken, entered = os.stat(name, dir_fd=here, follow_symlinks=False), True, True
+                except FileNotFoundError:
+                    if not moving:
+                        raise
+                    continue
                 if choose is not None:
                     taken, entered = choose(path + name, found, found.st_dev != device)
                 elif found.st_dev != device:
@@ -105,7 +112,12 @@ def walk(root, choose=None):
                 if taken:
                     yield Entry(path + name, here, name, found)
                 if entered and stat.S_ISDIR(found.st_mode):
-                    child = os.open(name, os.O_RDONLY | beneath.DIRECTORY, dir_fd=here)
+                    try:
+                        child = os.open(name, os.O_RDONLY | beneath.DIRECTORY, dir_fd=here)
+                    except OSError as exc:
+                        if not (moving and exc.errno in GONE):
+                            raise
+                        continue
                     stack.append((here, todo, path, device))
                     here, path, device = child, path + name + b"/", found.st_dev
                     if len(stack) > 512:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import zlib
 
-from . import syscalls
+from . import manifest, syscalls
 from .mountinfo import unescape
 
 MAXIMUM_LAYERS = 500  # OVL_MAX_STACK
@@ -26,6 +27,7 @@ OPTIONS = {
     "redirect_dir": ("on", "off", "follow", "nofollow"), "xino": ("on", "off", "auto"),
     "uuid": ("on", "off", "null", "auto"), "verity": ("on", "off", "require"), "userxattr": (True, False), "volatile": (True, False),
 }
+_LEFT_BELOW = tuple(space + ".overlay." + word for space in ("trusted", "user") for word in ("redirect", "metacopy"))
 ATTRIBUTES = {"nosuid": syscalls.MOUNT_ATTR_NOSUID, "nodev": syscalls.MOUNT_ATTR_NODEV, "noexec": syscalls.MOUNT_ATTR_NOEXEC}
 
 
@@ -324,3 +326,19 @@ def volatile_leftover(work):
     """The mark that an overlay mounted with ``volatile`` leaves: its upper may be torn and cannot be mounted again."""
     mark = "%s/work/incompat/volatile" % work
     return mark if os.path.lexists(mark) else None
+
+
+def left_below(upper):
+    """The path of something in an upper (descriptor) whose content is still in the layers, at a place that it names: a directory that was
+    renamed, or a file of which the owner was changed alone. None where there is nothing. It may be in use."""
+    for entry in manifest.walk(upper, moving=True):
+        if stat.S_ISDIR(entry.stat.st_mode) or stat.S_ISREG(entry.stat.st_mode):
+            try:
+                names = os.listxattr(b"/proc/self/fd/%d/%s" % (entry.parent, entry.name), follow_symlinks=False)
+            except OSError as exc:
+                if exc.errno not in manifest.GONE + (errno.EOPNOTSUPP,):
+                    raise
+                continue
+            if any(name in _LEFT_BELOW for name in names):
+                return "/" + os.fsdecode(entry.path)
+    return None

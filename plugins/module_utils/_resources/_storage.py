@@ -71,6 +71,11 @@ class Driver:
         """{"driver": its name, "written": bytes on the disk, "size": the limit in bytes or None}, as the kernel counts."""
         raise NotImplementedError
 
+    def obstacle(self, host, name, other=False):
+        """Why a copy of what is written would be another than that is, or, with ``other``, why it would be another over other layers:
+        (reason, advice). None: it would not."""
+        return None
+
     def copy(self, host, name, other):
         """Make what is written the root of another sandbox, which has none (services may run: OSError ESTALE where a file changed meanwhile).
         An act."""

@@ -14,12 +14,20 @@ import contextlib
 import os
 
 from .._engine.plan import Plan
-from .._kernel import manifest, syscalls, trees
+from .._kernel import manifest, overlayfs, syscalls, trees
 from .._model.errors import Problems
 from .._model.overlay import OverlaySpec
 from .._model.sandbox import overlay_defaults
 from . import _layers, _limit, _live, _store, _storage, overlay, preflight, root
 
+# What binds that which is written to its inodes, its mount or its layers: docs/decisions/what-is-bound-to-its-layers-is-not-copied.md
+_BOUND = (
+    ("nfs_export", "which knows what was written by inodes, and a copy has others"),
+    ("index", "which knows what was written by inodes, and a copy has others"),
+    ("volatile", "and the kernel mounts such an upper but once"),
+    ("metacopy", "which leaves content in the layers, where others have another"),
+    ("redirect_dir", "which leaves content in the layers, where others have another"),
+)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -134,6 +142,21 @@ class Overlay(_storage.Driver):
             return {"driver": self.name, "written": 0, "size": None}
         with _opened(shown["upper"]) as fd:
             return {"driver": self.name, "written": trees.disk_space(fd), "size": None}
+
+    def obstacle(self, host, name, other=False):
+        shown = _shown(host, name)
+        if not shown or not shown["upper"]:
+            return None
+        on = {key for key, value in shown["options"].items() if value in ("on", True)}
+        for key, why in _BOUND if other else _BOUND[:3]:
+            if key in on:
+                return "its overlay has %s, %s" % (key, why), "Declare overlay.options.%s: %s" % (key, "false" if key == "volatile" else "off")
+        if other:
+            with _opened(shown["upper"]) as fd:
+                path = overlayfs.left_below(fd)
+            if path is not None:
+                return "%s has its content still in the layers, from when its overlay had redirect_dir or metacopy" % path, "Write it anew"
+        return None
 
     def copy(self, host, name, other):
         _layers.discard(host, _home(host, other))

@@ -160,6 +160,12 @@ class Upgrade(_versions.Stays):
             return
         spec.storage.on_mismatch = spec.overlay.on_mismatch = "recreate"
         driver = _storage.of_name(host, self.name)
+        if not self._moves and self.kind != "return" and spec.storage.keep and spec.policy["reset"] is not True and \
+                self.name not in (spec.policy["reset"] or ()):
+            why = driver.obstacle(host, self.name, other=True)
+            if why:
+                raise BulkheadError("Cannot %s sandbox %s with what was written: %s. %s, or set upgrade.upper: fresh." % (
+                    _WORDS[self.kind].replace("rollback", "roll back"), self.name, *why), keys=["image"])
         if self._moves:
             self.inodes = (self.begun or {}).get("inodes") or _kept.inodes(self._paths())
         plan.differ("image", self.now and self.now["digest"], self.wanted["digest"])

@@ -371,6 +371,7 @@ def show(host, name):
     shown = _layers.read(host, top) if top is not None and top.fstype == "overlay" else None
     return {
         "lower": shown.lower if shown else [], "upper": shown.upper if shown else None, "work": shown.work if shown else None,
+        "options": shown.options if shown else {},
         "mounts": [{"target": mount.target, "type": mount.fstype, "source": mount.source, "root": mount.root,
                     "read_only": "ro" in mount.options, "options": mount.options} for mount in table.mounts],
     }

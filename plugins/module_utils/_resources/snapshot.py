@@ -45,6 +45,7 @@ def _plan_saved(host, spec, plan):
         root = driver.find(host, spec.sandbox)
         if root is None or not root.ready:
             raise _refused(spec, "take", "the sandbox has no root of layers, or it is not there now", "Converge the sandbox first")
+        _refuse_bound(host, spec, "take", driver)
         plan.differ("state", "absent", "present")
         plan.add("save what sandbox %s has written as snapshot %s" % (spec.sandbox, spec.name),
                  lambda: _saved.save(host, driver, spec.sandbox, spec.name),
@@ -65,6 +66,12 @@ def _refused(spec, verb, why, advice):
     return BulkheadError("Cannot %s snapshot %s of sandbox %s: %s. %s." % (verb, spec.name, spec.sandbox, why, advice))
 
 
+def _refuse_bound(host, spec, verb, driver):
+    why = driver.obstacle(host, spec.sandbox)
+    if why:
+        raise _refused(spec, verb, *why)
+
+
 def _plan_restored(host, spec, plan, found):
     driver = _driver(host, spec, "restore")
     if found is None:
@@ -74,6 +81,7 @@ def _plan_restored(host, spec, plan, found):
         host.warn("There is no snapshot %s of sandbox %s yet; an earlier task is expected to take it." % (spec.name, spec.sandbox))
     if driver is None or found is None:
         return
+    _refuse_bound(host, spec, "restore", driver)
     path, known = found
     size = driver.measure(host, spec.sandbox)["size"]
     if size is not None and known["written"] > size:
