@@ -10,7 +10,7 @@ import importlib
 
 from operation import TABLE
 
-for noun in ("cgroups", "namespaces", "overlays", "services", "sandboxes", "images", "mounted", "networks", "limits", "roots", "upgrades"):
+for noun in ("cgroups", "namespaces", "overlays", "services", "sandboxes", "several", "images", "mounted", "networks", "limits", "roots", "upgrades"):
     importlib.import_module(noun)  # each puts its own into the table
 
 __all__ = ("TABLE",)

@@ -340,9 +340,14 @@ def loopback(up=None):
 
 # -- pins
 
-def make_pin(source, path):
-    """Bind a namespace's file on a new file of mode 000 (as ip-netns(8) does); FileExistsError when there is one."""
+def reserve_pin(path):
+    """A new file of mode 000 for a pin, as ip-netns(8) makes it; FileExistsError when there is one."""
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0))
+
+
+def make_pin(source, path):
+    """Bind a namespace's file on a new file."""
+    reserve_pin(path)
     try:
         sc.mount(source, path, None, sc.MS_BIND)
     except OSError:

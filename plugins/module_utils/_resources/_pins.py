@@ -33,6 +33,14 @@ def pin(host, name, kind, source):
     return nsfs.identity(path)
 
 
+def reserve_net(host, name):
+    """The path of the file for a net namespace that is to be pinned; it is new."""
+    path = nsfs.pin_path(host, name, "net")
+    _ready_netns(host)
+    nsfs.reserve_pin(path)
+    return path
+
+
 def link(host, name):
     """Mount namespaces are pinned elsewhere, on a private mount; a link shows where."""
     path = "%s/ns/%s/mnt" % (host.state, name)

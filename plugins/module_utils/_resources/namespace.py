@@ -25,6 +25,7 @@ from .._model.namespace import TYPES, NamespaceSpec
 from .._supervisor import subtree
 from . import _inside, _members, _pins
 from ._birth import Request, birth
+from ._nets import Net, together
 
 NOUN = "namespace"
 _CAPTURED = frozenset(("pid", "net", "ipc", "cgroup", "user"))
@@ -142,8 +143,10 @@ def _present(host, spec, plan, now):
         plan.add("remove %s of namespaces %s" % (", ".join(replaced), spec.name), lambda: _remove(host, spec, now, replaced))
     if make:
         order = spec.made
-        plan.add("create %s of namespaces %s" % (", ".join(order), spec.name), lambda: _create(host, spec, order),
-                 lambda: _undo_create(host, spec.name, order))
+        net = Net(spec.name, dict(now.identities(), **dict.fromkeys(order)))
+        owned = spec.owner is not None or "user" in spec.types or pins["user"].alive  # then it is to be born inside that one
+        plan.add("create %s of namespaces %s" % (", ".join(order), spec.name), lambda: _create(host, spec, order, net),
+                 lambda: _undo_create(host, spec.name, order), together if "net" in order and not (replaced or owned) else None, net)
         for key, value in _inside.initial(spec, make).items():
             plan.differ(key, None, value)
     for key, (before, after, kinds) in mismatch.items():
@@ -221,9 +224,36 @@ def _owner(host, spec):
     return nsfs.look(nsfs.pin_path(host, spec.owner, "user"), "user")
 
 
-def _create(host, spec, order):
+def _create(host, spec, order, net):
     now = Found(host, spec.name)  # as it is now: what had to be replaced is gone
-    request = Request(spec.name, order)
+    ahead = {"net"} if net.made else set()
+    request = Request(spec.name, set(order) - ahead)
+    claim = {kind: identity for kind, identity in now.identities().items() if kind not in order}
+    close = None
+    try:
+        _prepare(host, spec, request, now, ahead)
+        host.claims.complete(NOUN, spec.name, dict(claim, **dict.fromkeys(order)))
+        if spec.furnish:
+            request.furnish, close = spec.furnish(host)
+        made, unused = birth(host, request)
+    except BaseException:
+        if ahead:
+            _pins.unpin(host, spec.name, ahead)
+        _restore_claim(host, spec.name, claim, order)
+        raise
+    finally:
+        if close is not None:
+            close()
+    made.update((kind, now.pins[kind].identity) for kind in ahead)
+    try:
+        host.claims.complete(NOUN, spec.name, dict(claim, **{kind: list(identity) for kind, identity in made.items()}))
+    except OSError:  # a step that fails leaves nothing, as those before it are undone below it
+        _undo_create(host, spec.name, order)
+        raise
+
+
+def _prepare(host, spec, request, now, ahead):
+    """What is to be born, and what joined. ``ahead``: types of which there is a new namespace already."""
     if request.make & {"pid", "cgroup"}:
         _house(host, spec, request)
     if spec.owner is not None and not _owner(host, spec).alive:
@@ -233,28 +263,9 @@ def _create(host, spec, order):
              if pin.alive and kind not in request.make and (kind in spec.types or not spec.exact)}
     if "user" not in request.make:
         request.owner = stays.pop("user", None) or (spec.owner and nsfs.pin_path(host, spec.owner, "user"))
-    if request.make & {"pid", "mnt"}:
-        request.join = stays
+    request.join = stays if request.make & {"pid", "mnt"} else {kind: stays[kind] for kind in ahead}
     request.uid_map, request.gid_map, request.time_offsets = spec.uid_map, spec.gid_map, spec.time_offsets
-    request.settle = lambda kinds: _inside.settle(spec, kinds, host.proc)
-    claim = now.identities()
-    host.claims.complete(NOUN, spec.name, dict(claim, **dict.fromkeys(order)))
-    close = None
-    try:
-        if spec.furnish:
-            request.furnish, close = spec.furnish(host)
-        made, unused = birth(host, request)
-    except BaseException:
-        _restore_claim(host, spec.name, claim, order)
-        raise
-    finally:
-        if close is not None:
-            close()
-    try:
-        host.claims.complete(NOUN, spec.name, dict(claim, **{kind: list(identity) for kind, identity in made.items()}))
-    except OSError:  # a step that fails leaves nothing, as those before it are undone below it
-        _undo_create(host, spec.name, order)
-        raise
+    request.settle = lambda kinds: _inside.settle(spec, ahead.union(kinds), host.proc)
 
 
 def _house(host, spec, request):
