@@ -173,6 +173,7 @@ def fallbacks(runner):
     reports, commands = {}, []
     for options, names in (
         (["--block", "openat2"], ["trees", "overlay", "root", "namespace", "image", "image_hostile", "image_build"]),
+        (["--block", "openat2,copy_file_range"], ["copytree", "merge", "changes", "storage_features"]),
         (["--root", "shared"], ["trees", "overlay", "root", "namespace"]),
         (["--block", "fsopen,mount_setattr,statmount"], ["overlay", "root", "namespace"]),
         (["--cgroup", "v2"], ["overlay", "root", "namespace"]),
