@@ -145,12 +145,12 @@ class Snapshot:
                 if not thing[0].startswith(("process ", "namespace ", "descriptor ")) and not PLACES.match(thing[0])]
         return more + less
 
-    def settled(self, patience=5.0):
-        """The difference to now. The kernel finishes some ends on its own time, so it is looked at again for a while."""
+    def settled(self, patience=5.0, passing=None):
+        """The difference to now, without lines that match ``passing``. The kernel finishes some ends on its own time, so it is looked at again."""
         end = time.monotonic() + patience
         pause = 0.005
         while True:
-            lines = self.difference(Snapshot())
+            lines = [line for line in self.difference(Snapshot()) if not (passing and passing.match(line))]
             if not lines or time.monotonic() > end or all(": file " in line for line in lines):
                 return lines
             time.sleep(pause)

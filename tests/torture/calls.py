@@ -61,7 +61,12 @@ LOCAL = frozenset(["clone", "clone3", "fork", "vfork", "execve", "execveat", "se
 WRITES = frozenset(["write", "pwrite64", "writev", "pwritev", "pwritev2"])
 DESCRIPTOR_FIRST = WRITES | frozenset(["fchmod", "fchown", "ftruncate", "fallocate", "fsync", "fdatasync", "flock", "fsetxattr",
                                        "fremovexattr", "sendto", "sendmsg", "syncfs", "setns"])
-O_CREAT, O_TRUNC, O_TMPFILE, OPEN_TREE_CLONE = 0o100, 0o1000, 0o20000000, 1
+# What needs room on the file system of a file or directory that is below one of these.
+GROWING = WRITES | frozenset(["open", "openat", "openat2", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat",
+                              "fallocate", "sendfile", "splice", "copy_file_range", "setxattr", "lsetxattr", "fsetxattr", "setxattrat"])
+DISK = ("/var/lib/bulkhead/", "/etc/bulkhead/", "/var/log/bulkhead/")
+TO = {"copy_file_range": 2, "splice": 2}  # where the descriptor of what grows is not the first argument
+O_CREAT, O_TRUNC, O_TMPFILE, OPEN_TREE_CLONE, AT_FDCWD = 0o100, 0o1000, 0o20000000, 1, 0xFFFFFF9C
 RTM_BASE, RTM_END = 16, 128
 NFT_GET = frozenset(10 << 8 | number for number in (1, 4, 7, 10, 13, 16, 19, 23))  # NFT_MSG_GET… of linux/netfilter/nf_tables.h
 
@@ -141,6 +146,21 @@ def classify(pid, number, args, foreign):
         return name, shown
     shown = string(pid, args[path]) if path is not None else ""
     return None if shown == "/dev/null" else (name, shown)
+
+
+def grows(pid, number, args):
+    """Does a call that classify() has taken for a point need room on the disk?"""
+    name = NAMES[number]
+    if name not in GROWING:
+        return False
+    path = MUTATING[name][1]
+    if path is None:
+        return target(pid, args[TO.get(name, 0)]).startswith(DISK)
+    shown = string(pid, args[path])
+    if not shown.startswith("/"):
+        above = os.readlink("/proc/%d/cwd" % pid) if args[path - 1] & 0xFFFFFFFF == AT_FDCWD or not name.endswith("at") else target(pid, args[path - 1])
+        shown = "%s/%s" % (above, shown)
+    return (shown + "/").startswith(DISK)
 
 
 def changes_host(name, shown):

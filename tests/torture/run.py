@@ -7,18 +7,21 @@
     python tests/torture/run.py                    every point (`make torture`)
     python tests/torture/run.py --sample SEED      some of them, the same for the same seed (`make test`)
     python tests/torture/run.py --only 'cgroup-create 0 rename /run/bulkhead/made/cgroup/bulkhead.json 1 EPERM'   one
+    python tests/torture/run.py --ways KILL,FULL --until 13:10 --operation 'root-*'   so of these, as many as there is time for
     python tests/torture/run.py --list             the operations
 
 A point is (process, call, on what, K): the K-th time that this process makes that call on it. They are taken from the trace of
 the unbroken run; a call without its point, or a point to which the run does not come, fails. After each: the next run converges
 to what was declared, the run after it is unchanged, removal is clean, its second run unchanged, and nothing is left on the host.
-KILL kills the process when it enters the call; so does ABANDON, after which nothing is run again but the removal.
+KILL kills the process when it enters the call; so does ABANDON, after which nothing is run again but the removal. FULL fails a call
+for which the disk has no room left, and every later one on the disk, of what takes things back, too, until the run has ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import datetime
 import fnmatch
 import json
 import os
@@ -31,6 +34,8 @@ import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "system")]
+import calls  # noqa: E402
+
 ALONE = os.path.join(os.path.dirname(HERE), "alone")
 # Made only when the supervisor has to be waited for, or once for each mount namespace that something lives in at that moment.
 SOMETIMES = (("utimensat", "/run/bulkhead/service"), ("write", "pipe"), ("setns", "/run/bulkhead/mntns/.template"), ("setns", "mnt:[#]"))
@@ -38,6 +43,7 @@ UNREACHED = "the run did not come to this call"
 LOOPS = ("/supervise/control", "/run/bulkhead/service", "pipe")  # asked again and again: one time is as another
 KILLS = ("KILL", "ABANDON")
 ERRORS = ("EPERM", "ENOMEM", "ENOSPC", "EBUSY", "EINTR", "EAGAIN", "ENOSYS")
+WAYS = (*KILLS, "FULL", *ERRORS)
 
 
 class Worker:
@@ -82,6 +88,7 @@ class Tally:
         self.failed = 0
         self.passed = 0
         self.unreached = 0
+        self.late = collections.Counter()  # {operation: points that there was no time for}
 
     def note(self, operation, kind, label, problems):
         with self.lock:
@@ -98,9 +105,9 @@ class Tally:
                 self.passed += 1
 
     def show(self, seconds):
-        print("%-28s %6s %6s %6s %6s %6s" % ("operation", "calls", "kills", "errors", "passed", "failed"))
+        print("%-28s %6s %6s %6s %6s %6s %6s" % ("operation", "calls", "kills", "errors", "passed", "failed", "left"))
         for name, counts in self.counts.items():
-            print("%-28s %6d %6d %6d %6d %6d" % (name, *(counts[word] for word in ("calls", "kill", "error", "passed", "failed"))))
+            print("%-28s %6d %6d %6d %6d %6d %6d" % (name, *(counts[word] for word in ("calls", "kill", "error", "passed", "failed")), self.late[name]))
         total = sum((counts for counts in self.counts.values()), collections.Counter())
         print("%d kill points, %d errors, %d traces in %d s" % (total["kill"], total["error"], total["trace"], seconds))
         if self.unreached:
@@ -160,8 +167,9 @@ def traces(jobs, alone, names, tally):
 
 def choose(points, arguments):
     """[(operation, point, error)]: everything, or the sample of a seed, spread over the operations."""
-    kills = [(name, point, how) for name in sorted(points) for point in points[name] for how in KILLS]
-    errors = [(name, point, error) for name in sorted(points) for point in points[name] for error in ERRORS]
+    ways = arguments.ways.split(",")
+    kills, errors = ([(name, point, way) for name in sorted(points) for point in points[name] for way in some
+                      if way in ways and (way != "FULL" or point[1] in calls.GROWING)] for some in (KILLS, ("FULL", *ERRORS)))
     if arguments.sample is None:
         return kills + errors
     generator = random.Random(arguments.sample)
@@ -176,6 +184,22 @@ def choose(points, arguments):
     return chosen
 
 
+def chunks(cases, spread):
+    """Lists of cases of one operation each, as a worker keeps the state of that; SPREAD: so that any number of the first is an even sample."""
+    groups = collections.defaultdict(list)
+    for case in cases:
+        groups[case[0]].append(case)
+    if not spread:
+        return [some[at:at + 40] for some in groups.values() for at in range(0, len(some), 40)]
+    found = []
+    for some in groups.values():
+        parts = -(-len(some) // 20)
+        some = sorted(some, key=lambda case: WAYS.index(case[2]))
+        order = sorted(range(parts), key=lambda number: "{:012b}".format(number)[::-1])
+        found += [((turn + 0.5) / parts, some[first::parts]) for turn, first in enumerate(order)]
+    return [chunk for dummy, chunk in sorted(found, key=lambda entry: entry[0])]
+
+
 def label(name, point, error):
     return "%s %s %s" % (name, " ".join(map(str, point)), error)
 
@@ -187,6 +211,8 @@ def main():
     parser.add_argument("--errors", type=int, default=60)
     parser.add_argument("--operation", action="append", metavar="GLOB", help="only these")
     parser.add_argument("--only", metavar="LABEL")
+    parser.add_argument("--ways", default=",".join(WAYS), help="only these of %(default)s")
+    parser.add_argument("--until", metavar="HH:MM", help="run no further point after that; what was run until then is an even sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--alone", default="", help="options for the private hosts, such as '--root shared'")
     parser.add_argument("--list", action="store_true")
@@ -214,8 +240,13 @@ def main():
             return 1 if tally.failed else 0
         cases = choose(points, arguments)
 
+    end = datetime.datetime.combine(datetime.date.today(), datetime.time.fromisoformat(arguments.until or "23:59"))
+
     def act(worker, case):
         name, point, error = case
+        if arguments.until and datetime.datetime.now() > end:
+            tally.late[name] += 1
+            return
         answer = worker.ask({"point": [name, *point], "error": error})
         problems = answer["problems"]
         if tuple(point[1:3]) in SOMETIMES and problems == [UNREACHED]:
@@ -223,12 +254,7 @@ def main():
             problems = []
         tally.note(name, "kill" if error in KILLS else "error", label(name, point, error), problems)
 
-    # a worker keeps the state of one operation: hand out whole operations where there are many points
-    groups = collections.defaultdict(list)
-    for case in cases:
-        groups[case[0]].append(case)
-    chunks = [some[at:at + 40] for some in groups.values() for at in range(0, len(some), 40)]
-    at_once(arguments.jobs, alone, chunks, lambda worker, chunk: [act(worker, case) for case in chunk])
+    at_once(arguments.jobs, alone, chunks(cases, arguments.until), lambda worker, chunk: [act(worker, case) for case in chunk])
     tally.show(time.monotonic() - start)
     return 1 if tally.failed else 0
 

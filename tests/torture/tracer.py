@@ -71,11 +71,11 @@ class Tracer:
     """Runs ``function()``, whose result is JSON, in a traced child.
 
     ``point``: one of those; ``error``: the errno that this call returns instead of being made, or None: its process is
-    killed when it enters the call.
+    killed when it enters the call. ``lasting``: later calls that need room on the disk return it, too.
     """
 
-    def __init__(self, function, point=None, error=None, patience=30.0, grace=1.0):
-        self.function, self.point, self.error = function, point, error
+    def __init__(self, function, point=None, error=None, lasting=False, patience=30.0, grace=1.0):
+        self.function, self.point, self.error, self.lasting = function, point, error, lasting
         self.patience, self.grace = patience, grace
         self.tasks = {}
         self.early = {}  # children that stopped before their parent told of them
@@ -231,7 +231,12 @@ class Tracer:
         task.counts[known] = task.counts.get(known, 0) + 1
         point = (task.name, *known, task.counts[known])
         self.run.points.append(point)
-        if self.point is None or point != tuple(self.point) or self.run.reached:
+        if self.point is None:
+            return True
+        if self.run.reached:
+            if not (self.lasting and syscalls.grows(task.pid, number, args)):
+                return True
+        elif point != tuple(self.point):
             return True
         self.run.reached = True
         if self.error is None:

@@ -7,7 +7,8 @@
 Requests and answers are JSON lines on stdin and stdout.
     {"trace": OPERATION}                                 -> {"points": [[process, call, on what, K], …], "problems": […]}
     {"point": [OPERATION, process, call, on what, K], "error": E} -> {"problems": […], "dirty": is this host of no more use?}
-E is an errno's name, KILL, or ABANDON: killed, and then what was declared is given up: removed without another run.
+E is an errno's name; FULL: ENOSPC, and again for all that needs room on the disk later in this run; KILL; or ABANDON: killed, and then
+what was declared is given up: removed without another run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import errno
 import json
 import os
 import pkgutil
+import re
 import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -27,6 +29,9 @@ import drive  # noqa: E402
 import leftovers  # noqa: E402
 import operations  # noqa: E402
 import tracer  # noqa: E402
+
+
+UNCOLLECTED = re.compile(r"more: process \d+ started at \d+ Z runsv$")  # runsvdir asks every five seconds for those that have ended
 
 
 def import_all():
@@ -64,7 +69,7 @@ class Bench:
             self.problems.append("%s says changed=%s: %s" % (what, answer["changed"], answer["actions"]))
         return answer
 
-    def cycle(self, point, error, abandon=False):
+    def cycle(self, point, error, abandon=False, lasting=False):
         """Everything that is done at one point. Returns the Run."""
         operation, self.problems = self.operation, []
         operation.prepare()
@@ -72,7 +77,7 @@ class Bench:
             self.must("the set-up", task)
         operation.damage()
         noun, options = operation.act
-        run = tracer.trace(lambda: drive.converge(noun, options), point=point, error=error)
+        run = tracer.trace(lambda: drive.converge(noun, options), point=point, error=error, lasting=lasting)
         self.problems += run.problems
         claimed = self.judge(run, point, error)
         if not abandon:
@@ -116,17 +121,17 @@ class Bench:
             return False
         return True
 
-    def point(self, point, error, abandon):
+    def point(self, point, error, abandon, lasting):
         for attempt in range(4):  # a call of a loop that waits may be made one time less
-            if self.cycle(point, error, abandon).reached:
+            if self.cycle(point, error, abandon, lasting).reached:
                 break
-        left = self.baseline.settled()
+        left = self.baseline.settled(passing=UNCOLLECTED)
         self.problems += ["left behind: " + line for line in left]
         return {"problems": self.problems, "dirty": bool(self.problems)}
 
     def trace(self):
         run = self.cycle(None, None)
-        left = self.baseline.settled()
+        left = self.baseline.settled(passing=UNCOLLECTED)
         self.problems += ["left behind: " + line for line in left]
         return {"points": run.points, "problems": self.problems, "dirty": bool(self.problems)}
 
@@ -147,8 +152,8 @@ def main():
                 answer = benches[name].trace()
             else:
                 word = request["error"]
-                error = None if word in ("KILL", "ABANDON") else getattr(errno, word)
-                answer = benches[name].point(request["point"][1:], error, word == "ABANDON")
+                error = None if word in ("KILL", "ABANDON") else getattr(errno, "ENOSPC" if word == "FULL" else word)
+                answer = benches[name].point(request["point"][1:], error, word == "ABANDON", word == "FULL")
         except Exception as exc:
             import traceback
 
