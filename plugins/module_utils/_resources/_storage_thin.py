@@ -25,7 +25,9 @@ from ._storage_pool import PREFIX
 
 SIZE = 10 << 30  # of a root, where nothing is declared
 _ROOM = 64 << 30  # bytes of a volume, at the least; its blocks come from the pool when they are written
-_OPTIONS = "noinit_itable,errors=remount-ro"  # a fresh volume reads as zeros: to write them would only fill the pool
+# A fresh volume reads as zeros: to write them would only fill the pool. What is removed goes back to it (discard): ext4 takes blocks that are
+# new again and again, so that a root would have more of the pool than it may write.
+_OPTIONS = "noinit_itable,errors=remount-ro,discard"
 _FORMAT = ("nodiscard", "lazy_itable_init=1")
 _NUMBERS = 1 << 24
 
