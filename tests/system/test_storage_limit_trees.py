@@ -14,6 +14,8 @@ import pytest
 import storage
 from boxes import SIZE, made, reboot, sandbox, sandboxes, started, told, writer
 
+from module_utils._kernel import syscalls
+
 LIB = "/var/lib/bulkhead"
 DRIVERS = ["btrfs", "copy"]
 
@@ -93,3 +95,35 @@ def test_it_is_there_after_a_reboot_a_reset_and_a_snapshot(converge, driver):
     converge("sandbox", **dict(declared, reset=["box"]))
     assert not os.path.exists("/proc/%s/root/srv/mine" % started("box")) and measured()["size"] == SIZE
     assert measured()["written"] < SIZE / 10
+
+
+def reboot_of_its_limit():
+    reboot()
+    syscalls.umount(LIB + "/roots/box/tree")
+
+
+def test_names_that_mean_something_to_us_elsewhere_are_its_own(converge):
+    """The root of a copy is the file system that its limit is of, and what is in that is the sandbox's, whatever it is called."""
+    made()
+    declared = sandboxes(sandbox(storage=stored("copy")))
+    converge("sandbox", **declared)
+    root = "/proc/%s/root" % started("box")
+    write(10)
+    os.makedirs(root + "/lost+found/more")
+    os.mkdir(root + "/old.bulkhead-discarded")
+    with open(root + "/a.bulkhead-discarded", "wb") as stream:
+        stream.write(b"data")
+    for dummy in range(2):
+        reboot_of_its_limit()
+        assert converge("sandbox", check=True, **declared)["actions"] == converge("sandbox", **declared)["actions"]
+        assert not converge("sandbox", **declared)["changed"]
+        root = "/proc/%s/root" % started("box")
+        assert {"lost+found", "old.bulkhead-discarded", "a.bulkhead-discarded"} <= set(os.listdir(root))
+        if os.path.isdir(root + "/lost+found/more"):  # then an empty one, and at last a link
+            os.rmdir(root + "/lost+found/more")
+        elif not os.path.islink(root + "/lost+found"):
+            os.rmdir(root + "/lost+found")
+            os.symlink("/etc", root + "/lost+found")
+    reboot_of_its_limit()
+    converge("sandbox", **declared)
+    assert os.readlink("/proc/%s/root/lost+found" % started("box")) == "/etc"

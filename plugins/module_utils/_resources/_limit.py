@@ -114,7 +114,7 @@ def make(host, directory, size, kind, keep=True):
     elif kind == "loop":
         image = image_of(directory)
         _make_image(host, image, size, keep)
-        mount(host, directory, size)
+        mount(host, directory, size, ours=True)
     else:
         syscalls.mount(_SOURCE, directory, "tmpfs", 0, "mode=0700,size=%d" % size)
     host.drop("mounts")
@@ -129,8 +129,11 @@ def _make_image(host, image, size, keep):
     os.rename(new, image)
 
 
-def mount(host, directory, size):
-    """Mount what is in the file of a directory, so that it holds ``size`` bytes; None: as it is, for who looks in and writes nothing."""
+def mount(host, directory, size, ours=False):
+    """Mount what is in the file of a directory, so that it holds ``size`` bytes; None: as it is, for who looks in and writes nothing.
+
+    ``ours``: right in it is nothing that somebody else has named, and what a killed run has left there goes.
+    """
     image = image_of(directory)
     try:
         loopdev.mount(image, directory, "ext4", 0, "discard,errors=remount-ro", written=True)
@@ -138,10 +141,10 @@ def mount(host, directory, size):
         raise BulkheadError("Cannot mount %s on %s: %s. The log of the kernel says more; e2fsck may mend it, and a removal with remove_data: true "
                             "gives it up." % (image, directory, reason(exc))) from exc
     host.drop("mounts")
-    if os.path.isdir(directory + "/lost+found"):
-        os.rmdir(directory + "/lost+found")
-    for name in os.listdir(directory):
-        if name.endswith(_layers.DISCARDED):  # of a run that was killed
+    if ours:
+        _layers.remove_if_empty(directory + "/lost+found")
+    for name in os.listdir(directory) if ours else ():
+        if name.endswith(_layers.DISCARDED):
             _layers.discard(host, "%s/%s" % (directory, name))
     if size is not None:
         resize(host, directory, size)
@@ -296,7 +299,7 @@ class Plans:
 
     def _act_again(self, size):
         _layers.make(self.directory)
-        mount(self.host, self.directory, size)
+        mount(self.host, self.directory, size, ours=self.directory not in self.inside)
         self._fill()
 
     def _fill(self):
