@@ -15,8 +15,8 @@ description:
   - Saves what a sandbox has written, its read-write layer, under a name, and puts that back.
   - A snapshot has the files as they are, with owners, modes, times, hard links, holes and extended attributes, and not what is in
     the memory of services. Where the storage driver and the file system can, it takes room only for what is changed afterwards.
-  - The sandbox is frozen by its cgroup while it is copied, and goes on afterwards, also where the task is killed. A sandbox that was
-    frozen already stays so.
+  - What was written is that of one moment. Most of it is copied while services run; then the sandbox is frozen by its cgroup for what has
+    changed meanwhile, and goes on afterwards, also where the task is killed. A sandbox that was frozen already stays so.
   - Snapshots are beside the sandbox on the host, and do not count for its C(size). They are removed with the sandbox where
     that is removed with C(remove_data), and else stay.
 requirements:

@@ -31,7 +31,7 @@ def made(*more):
     """The image, with ``more`` entries, and the directories of the host that sandboxes tell what happened in."""
     with open("/bin/busybox", "rb") as stream:
         busybox = stream.read()
-    tools = [symlink(b"bin/" + name, b"busybox") for name in (b"sh", b"sleep", b"dd", b"cp")]
+    tools = [symlink(b"bin/" + name, b"busybox") for name in (b"sh", b"sleep", b"dd", b"cp", b"mv")]
     names = [directory(name) for name in (b"srv", b"proc", b"sys", b"dev", b"etc", b"out")]
     shutil.rmtree(BASE + "/layout", ignore_errors=True)
     path = Layout(BASE + "/layout", tar(directory(b"bin"), entry(b"bin/busybox", busybox, mode=0o755), *tools, *names, *more)).done()

@@ -18,7 +18,7 @@ import pytest
 from boxes import BASE, SIZE, made, reboot, sandbox, sandboxes, started, told, writer
 
 from module_utils._engine.plan import Plan, run_plan
-from module_utils._kernel import copytree, manifest
+from module_utils._kernel import livecopy, manifest
 from module_utils._model.errors import Problems
 from module_utils._program import host as program
 from module_utils._resources import _frozen
@@ -173,18 +173,50 @@ def test_nothing_moves_while_it_is_copied(converge, monkeypatch):
     made()
     converge("sandbox", **counting())
     goes_on()
-    copy, moments = copytree.copy, []
+    rest, moments = livecopy.LiveCopy.rest, []
 
-    def slow(source, target):
+    def slow(self, source):
         moments.append(count(live()))
         time.sleep(0.5)
-        copy(source, target)
+        rest(self, source)
         moments.append(count(live()))
 
-    monkeypatch.setattr(copytree, "copy", slow)
+    monkeypatch.setattr(livecopy.LiveCopy, "rest", slow)
     converge("snapshot", **snapshot())
     assert moments[0] == moments[1] == count(LIB + "/snapshots/box/first/upper/srv")
     goes_on()
+
+
+PAIRS = """n=0; while :; do n=$((n+1)); for i in 0 1 2 3 4 5 6 7 8 9; do echo $n > /srv/.new; mv /srv/.new /srv/$i; done; done"""
+
+
+def slowly(monkeypatch):
+    """Copies take long enough for a writer to come in between two files, if it could."""
+    add = livecopy.LiveCopy.add
+
+    def slow(self, entry):
+        time.sleep(0.01)
+        add(self, entry)
+
+    monkeypatch.setattr(livecopy.LiveCopy, "add", slow)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:3], ids=str)
+def test_who_writes_all_the_time_is_never_copied_torn(converge, monkeypatch, kind):
+    """Ten files get one number after the other: so those of a moment begin with one number, and the rest have the number before."""
+    made()
+    slowly(monkeypatch)
+    converge("sandbox", **sandboxes(sandbox(storage=kind, services=[dict(name="app", command=["/bin/sh", "-c", PAIRS])])))
+    time.sleep(1)
+    for number in range(8):
+        converge("snapshot", **snapshot("s%d" % number))
+        shown = drive.info("sandbox", names=["box"], storage=True, changes=True)["sandboxes"][0]  # what goes while they look is no error
+        assert shown["storage"]["written"] and "/srv/0" in shown["changes"]["added"]
+        room = LIB + ("/roots/.saved/box/s%d/tree/srv/" if kind.get("driver") else "/snapshots/box/s%d/upper/srv/") % number
+        found = [int(jail.text(room + str(each))) for each in range(10)]
+        turn = found.index(found[-1])
+        assert found == [found[0]] * turn + [found[0] - (turn > 0)] * (10 - turn), found
+    converge("snapshot", **snapshot("s7", state="restored"))
 
 
 def test_a_copy_that_fails_is_no_snapshot_and_all_goes_on(converge, refuse, monkeypatch):
@@ -192,11 +224,11 @@ def test_a_copy_that_fails_is_no_snapshot_and_all_goes_on(converge, refuse, monk
     converge("sandbox", **counting())
     goes_on()
 
-    def full(source, target):
-        os.mkdir("half", dir_fd=target)
+    def full(self, source):
+        os.mkdir("half", dir_fd=self.root)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copytree, "copy", full)
+    monkeypatch.setattr(livecopy.LiveCopy, "rest", full)
     said = refuse("snapshot", **snapshot())
     assert "No space left on device" in said and "\n" not in said
     assert not os.path.exists(LIB + "/snapshots")
@@ -212,11 +244,11 @@ def test_killed_while_it_is_frozen(converge, monkeypatch, both):
     ready, told_so = os.pipe()
     pid = os.fork()
     if not pid:
-        def hang(source, target):  # its child has an end of this pipe, too, so nobody waits for it to be closed
+        def hang(self, source):  # its child has an end of this pipe, too, so nobody waits for it to be closed
             os.write(told_so, b"x")
             time.sleep(1000)
 
-        copytree.copy = hang
+        livecopy.LiveCopy.rest = hang
         drive.converge("snapshot", snapshot())
         os._exit(1)
     os.close(told_so)

@@ -15,7 +15,8 @@ import drive
 import jail
 import pytest
 from test_sandbox_network import address, links
-from upgrades import Client, image, sandbox
+from test_snapshot import slowly
+from upgrades import HEALTH, Client, image, sandbox
 
 from module_utils._engine.engine import converge as act
 from module_utils._program import host as program
@@ -199,6 +200,31 @@ def test_what_is_not_healthy_in_its_place_is_brought_back(converge, refuse, lab,
     assert set(client.end()) <= {"one", "two"}
     bring(converge, "one")
     assert not converge("sandbox", **sandbox(**declared))["changed"]
+
+
+PAIRS = """
+for f in 0 1 2 3 4 5 6 7 8 9; do [ -e /var/$f ] || echo 0 > /var/$f; done
+n=$(/bin/busybox cat /var/0); turned=0; last=$n
+for f in 0 1 2 3 4 5 6 7 8 9; do m=$(/bin/busybox cat /var/$f)
+  [ "$m" = "$last" ] || { [ "$m" = $((last - 1)) ] && [ $turned = 0 ] && turned=1 && last=$m; } || { echo "torn: $m after $last"; exit 9; }
+done
+while :; do n=$((n+1)); for f in 0 1 2 3 4 5 6 7 8 9; do echo $n > /var/.new; /bin/busybox mv /var/.new /var/$f; done; done
+"""  # ten files get one number after the other; who starts over what is not of one moment, ends
+
+
+def test_a_trial_is_over_what_is_of_one_moment(converge, lab, monkeypatch):
+    """A service writes all the time, and starts over nothing that is torn; of the upper on an ext4 most is copied before it stands still."""
+    writes = dict(services=[{"name": "httpd", "health": HEALTH}, {"name": "writes", "command": ["/bin/sh", "-c", PAIRS]}],
+                  storage={"size": "16M", "limit": "loop"})
+    slowly(monkeypatch)
+    bring(converge, "zero")
+    converge("sandbox", **sandbox(network=NETWORK, **writes))
+    for version in ("one", "two", "three", "four"):
+        jail.until(lambda: read("var/9") not in (None, "0\n"))
+        bring(converge, version)
+        done = converge("sandbox", **sandbox(network=NETWORK, **writes))
+        assert "try image web beside sandbox web" in done["actions"] and page() == version
+    assert int(read("var/9")) > 4 and nothing_beside()
 
 
 # -- what is refused

@@ -54,9 +54,10 @@ class Copy:
         """Make one entry of the source."""
         found, kind = entry.stat, stat.S_IFMT(entry.stat.st_mode)
         if kind == stat.S_IFDIR:
+            xattrs = self.xattrs(entry)  # first: where it is gone, nothing is made
             if entry.path:
                 os.mkdir(entry.name, 0o700, dir_fd=self._parent(entry.path))
-            self._directories.append((entry.path, found, self.xattrs(entry)))
+            self._directories.append((entry.path, found, xattrs))
             return
         if kind == stat.S_IFSOCK:
             return

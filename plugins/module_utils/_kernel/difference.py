@@ -72,7 +72,7 @@ def _compare(base, tree, differ):
     """(Entry of the tree, is there one of the same name in the base?, how they differ): all of the tree, and whiteouts."""
     looked = _Base(base)
     try:
-        for entry in manifest.walk(tree):
+        for entry in manifest.walk(tree, moving=True):
             if stat.S_ISSOCK(entry.stat.st_mode):
                 continue  # it means nothing without the process that made it
             before = looked.entry(entry.path)
@@ -80,8 +80,12 @@ def _compare(base, tree, differ):
                 how = differ(before, entry) if before else _DIFFERS
                 both = before and stat.S_ISDIR(before.stat.st_mode) and stat.S_ISDIR(entry.stat.st_mode)
                 gone = looked.names(entry.path) - _names(entry) if both else ()
-            except FileNotFoundError:
-                continue
+            except OSError as exc:
+                if exc.errno not in manifest.GONE:
+                    raise
+                if exc.errno != errno.ESTALE:
+                    continue
+                how, gone = _DIFFERS, ()  # something else has its name since it was looked at
             yield entry, bool(before), how
             for name in sorted(gone):
                 whiteout = manifest.Entry(entry.path + b"/" + name if entry.path else name, -1, name, _WHITEOUT, {})

@@ -204,11 +204,12 @@ def mount_id(fd, proc="/proc"):
     return os.fstat(fd).st_dev
 
 
-def _walk_tree(directory, visit_file, leave_directory):
+def _walk_tree(directory, visit_file, leave_directory, moving=False):
     """Visit a tree bottom-up without recursion and with two descriptors, however deep it is.
 
     ``visit_file(fd, name)`` may return True to end the walk; ``leave_directory(fd, name)`` is called in the parent.
-    Going up is by `..`, checked to be the directory that we came from: one moved away meanwhile ends the walk.
+    Going up is by `..`, checked to be the directory that we came from: one moved away meanwhile ends the walk. ``moving``: one that is gone
+    when its turn comes is no error.
     """
     here = os.open(".", DIRECTORY, dir_fd=directory)
     above = []  # for each directory we are in: its name, its parent's identity, the parent's names still to do
@@ -222,7 +223,12 @@ def _walk_tree(directory, visit_file, leave_directory):
                         return True
                     continue
                 identity = os.fstat(here)
-                child = _enter(here, name)
+                try:
+                    child = _enter(here, name)
+                except OSError as exc:
+                    if moving and exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        continue
+                    raise
                 os.close(here)
                 here = child
                 above.append((name, (identity.st_dev, identity.st_ino), todo))
@@ -283,14 +289,17 @@ def has_data(directory):
 
 
 def disk_space(directory):
-    """The bytes that what is in a tree takes on the disk, each file once, whatever names it has."""
+    """The bytes that what is in a tree takes on the disk, each file once, whatever names it has. It may be in use."""
     seen, blocks = set(), [0]
 
     def add(fd, name):
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
         if found.st_nlink == 1 or found.st_ino not in seen:
             seen.add(found.st_ino)
             blocks[0] += found.st_blocks
 
-    _walk_tree(directory, add, add)
+    _walk_tree(directory, add, add, moving=True)
     return blocks[0] * 512

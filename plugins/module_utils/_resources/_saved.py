@@ -68,15 +68,14 @@ def leftovers(host, sandbox):
 # -- acts
 
 def save(host, driver, sandbox, name):
-    """Freeze the sandbox, have its driver copy what was written, and give the copy its name when all of it is on the disk."""
+    """Have the driver copy what was written, with the sandbox frozen at the end, and give the copy its name when all of it is on the disk."""
     room = driver.room(host, sandbox)
     os.makedirs(room, mode=0o700, exist_ok=True)
     new = "%s/.new-%s" % (room, name)
     driver.forget(host, new)
     try:
-        with _frozen.frozen(host, sandbox):
-            taken = time.time()
-            driver.save(host, sandbox, new)
+        driver.save(host, sandbox, new, _frozen.frozen(host, sandbox))
+        taken = time.time()
         known = {"driver": driver.name, "layers": driver.find(host, sandbox).layers, "written": driver.measure(host, sandbox)["written"],
                  "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(taken))}
         _store.write(new + _FILE, json.dumps(known).encode())

@@ -76,9 +76,8 @@ class Driver:
         (reason, advice). None: it would not."""
         return None
 
-    def copy(self, host, name, other):
-        """Make what is written the root of another sandbox, which has none (services may run: OSError ESTALE where a file changed meanwhile).
-        An act."""
+    def copy(self, host, name, other, still):
+        """Make what is written the root of another sandbox, which has none. An act. ``still``: a context manager in which nobody writes."""
         raise NotImplementedError
 
     def movable(self, host, name):
@@ -89,8 +88,8 @@ class Driver:
         """The directory below which save() makes copies of a sandbox: on the file system that they are cheap on. It need not be there."""
         raise NotImplementedError
 
-    def save(self, host, name, path):
-        """Copy what is written (services are frozen) into the new directory ``path``, which is in room(). An act: raises OSError."""
+    def save(self, host, name, path, still):
+        """Copy what is written into the new directory ``path``, which is in room(). An act: raises OSError. ``still``: as for copy()."""
         raise NotImplementedError
 
     def put_back(self, host, name, path, storage=None):

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import os
 
-from .._kernel import copytree, trees
+from .._kernel import copytree, livecopy, trees
 from .._model.errors import BulkheadError
 from . import _limit, _storage_written
 
@@ -41,6 +41,14 @@ class Copy(_storage_written.Counted):
         if size is not None:
             base = base or _limit.measure(host, tree)[0]
             _limit.resize(host, tree, base + size, forced=True)
+        if base is not None:
+            _storage_written.set_base(place, base)
+
+    def snapshot_in_use(self, host, source, place, still):
+        self.create(host, place)
+        base = _storage_written.base(source)
+        with self.opened(host, source) as one, self.opened(host, place) as other:
+            livecopy.copy(one, other, still)
         if base is not None:
             _storage_written.set_base(place, base)
 

@@ -158,9 +158,9 @@ class Overlay(_storage.Driver):
                 return "%s has its content still in the layers, from when its overlay had redirect_dir or metacopy" % path, "Write it anew"
         return None
 
-    def copy(self, host, name, other):
+    def copy(self, host, name, other, still):
         _layers.discard(host, _home(host, other))
-        self.save(host, name, _home(host, other))
+        self.save(host, name, _home(host, other), still)
 
     def movable(self, host, name):
         declared = (host.records.options("sandboxes", name) or {}).get("overlay") or {}
@@ -169,9 +169,12 @@ class Overlay(_storage.Driver):
     def room(self, host, name):
         return "%s/snapshots/%s" % (host.lib, name)
 
-    def save(self, host, name, path):
+    def save(self, host, name, path, still):
+        from .._kernel import livecopy
+
         os.makedirs(path + "/upper", mode=0o700)
-        _copy(self.path(host, name), path + "/upper")
+        with _opened(self.path(host, name)) as one, _opened(path + "/upper") as other:
+            livecopy.copy(one, other, still)
 
     def put_back(self, host, name, path, storage=None):
         now = self.path(host, name)

@@ -38,6 +38,11 @@ class Pieces:
         """Make place/tree what source/tree is, ready to be written; what is written to one is not seen in the other."""
         raise NotImplementedError
 
+    def snapshot_in_use(self, host, source, place, still):
+        """The same of what is in use, as it is within ``still``, a context manager in which nobody writes to it."""
+        with still:
+            self.snapshot(host, source, place)
+
     def seal(self, host, place):
         """It is a base, or a saved copy: nobody writes to it any more."""
 

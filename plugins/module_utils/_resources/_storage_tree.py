@@ -216,9 +216,10 @@ class TreeDriver(_storage.Driver):
 
     # -- copies of it
 
-    def copy(self, host, name, other):
+    def copy(self, host, name, other, still):
         new = "%s/.new-%s" % (_storage_places.roots(host), other)
-        self._copy(host, _storage_places.place(host, name), new)
+        place = _storage_places.place(host, name)
+        self._copy(host, place, new, lambda: self.pieces.snapshot_in_use(host, place, new, still))
         os.rename(new, _storage_places.place(host, other))
 
     def movable(self, host, name):
@@ -227,29 +228,29 @@ class TreeDriver(_storage.Driver):
     def room(self, host, name):
         return "%s/.saved/%s" % (_storage_places.roots(host), name)
 
-    def save(self, host, name, path):
+    def save(self, host, name, path, still):
         os.makedirs(path, mode=0o700)
         place = _storage_places.place(host, name)
         _store.write(path + "/root.json", json.dumps(_storage_places.read(place)).encode())
-        self.pieces.snapshot(host, place, path)
+        self.pieces.snapshot_in_use(host, place, path, still)
         self.pieces.seal(host, path)
 
     def put_back(self, host, name, path, storage=None):
         new = "%s/.new-%s" % (_storage_places.roots(host), name)
-        self._copy(host, path, new, storage)
+        self._copy(host, path, new, lambda: self.pieces.snapshot(host, path, new, storage))
         self._exchange(host, name)
         host.at_end(_discard_left, (self, name))
 
     def take_back(self, host, name):
         self._exchange(host, name)
 
-    def _copy(self, host, path, new, storage=None):
-        """Another place like one that is there, on the disk."""
+    def _copy(self, host, path, new, make):
+        """Another place like one that is there, on the disk; ``make()`` makes its tree."""
         _storage_places.discard(host, self.pieces, new)
         os.mkdir(new, 0o700)
         try:
             _store.write(new + "/root.json", json.dumps(_storage_places.read(path)).encode())
-            self.pieces.snapshot(host, path, new, storage)
+            make()
             _flush(new)
         except BaseException:
             _storage_places.discard(host, self.pieces, new)

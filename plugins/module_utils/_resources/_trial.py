@@ -5,22 +5,20 @@
 """The trial of an upgrade: a sandbox NAME.trial of the same declaration over the new layers, made beside NAME, asked for its health, removed.
 
 It is made and removed by the same code as any sandbox, in runs within a step, all trials of a run in one. Its record is written first:
-with that a later run, or the restore after a power cut, takes away what a killed run has left. Nothing of NAME is touched.
+with that a later run, or the restore after a power cut, takes away what a killed run has left. Nothing of NAME is touched;
+it stands still for the end of the copy of what it has written.
 """
 
 from __future__ import annotations
-
-import errno
 
 from .._engine import engine
 from .._model.errors import BulkheadError, reason
 from .._model.sandbox import POLICY, SandboxList, SandboxSpec
 from .._model.upgrade import SUFFIX, declaration
 from .._supervisor import pick
-from . import namespace, service
+from . import _frozen, namespace, service
 
 RECORD = "sandboxes"
-_TIMES = 3  # that what is written is copied while it is written to, before it is given up
 
 
 class Given:
@@ -126,13 +124,11 @@ def _ill(host, name, what):
 
 
 def _copy(host, trial):
-    """What is written until now, for the trial to write on. Files that change meanwhile are copied again, as often as has a meaning."""
-    for left in reversed(range(_TIMES)):
-        try:
-            return trial.driver.copy(host, trial.of, trial.name)
-        except OSError as exc:
-            if not left or exc.errno not in (errno.ESTALE, errno.ENOENT):
-                raise BulkheadError("what is written cannot be copied for its trial: %s. Set upgrade.trial: false to go without" % reason(exc)) from exc
+    """What is written until now, for the trial to write on. The sandbox stands still for what has changed while the most was copied."""
+    try:
+        trial.driver.copy(host, trial.of, trial.name, _frozen.frozen(host, trial.of))
+    except OSError as exc:
+        raise BulkheadError("what is written cannot be copied for its trial: %s. Set upgrade.trial: false to go without" % reason(exc)) from exc
 
 
 def _remove(host, names):
