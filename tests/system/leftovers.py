@@ -2,15 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is on this machine: mounts, namespaces, cgroups, processes, its network, files below the run-time paths.
+"""What is on this machine: mounts, loop devices, namespaces, cgroups, processes, its network, files below the run-time paths.
 
 Two snapshots are compared, so that a test can say that it left nothing behind and broke nothing that was there.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import re
+import struct
 import subprocess
 import time
 
@@ -53,6 +56,29 @@ def mounts():
         key = point, "%s %s %s %s" % (kind, source, root, spread)
         found[key] = found.get(key, 0) + 1
     return {("mount " + point, "%s, %d times" % (text, count)) for (point, text), count in found.items()}
+
+
+def loops():
+    """The loop devices with a file behind them that is below the run-time paths of this private host."""
+    found, places = set(), {line.split()[2] for line in _read("/proc/self/mountinfo").splitlines() if line.split()[4].startswith(FILES)}
+    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+        name, shown, info = path.split("/")[3], _read(path).strip(), bytearray(232)
+        if not shown.startswith(FILES):  # that of another host may be, too
+            continue
+        try:
+            fd = os.open("/dev/" + name, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            fcntl.ioctl(fd, 0x4C05, info)  # LOOP_GET_STATUS64
+        except OSError:
+            continue  # none any more
+        finally:
+            os.close(fd)
+        device = struct.unpack_from("Q", info)[0]
+        if "%d:%d" % (os.major(device), os.minor(device)) in places:
+            found.add(("loop device " + name, shown))
+    return found
 
 
 def processes():
@@ -136,13 +162,13 @@ class Snapshot:
 
     def __init__(self):
         alive, spaces = processes()
-        self.things = mounts() | alive | spaces | cgroups() | interfaces() | network() | files() | descriptors()
+        self.things = mounts() | loops() | alive | spaces | cgroups() | interfaces() | network() | files() | descriptors()
 
     def difference(self, later):
         """What LATER has more, and what it has less, as lines; processes and namespaces may end."""
         more = ["more: %s %s" % thing for thing in sorted(later.things - self.things) if not PLACES.match(thing[0])]
         less = ["less: %s %s" % thing for thing in sorted(self.things - later.things)
-                if not thing[0].startswith(("process ", "namespace ", "descriptor ")) and not PLACES.match(thing[0])]
+                if not thing[0].startswith(("process ", "namespace ", "descriptor ", "loop ")) and not PLACES.match(thing[0])]
         return more + less
 
     def settled(self, patience=5.0, passing=None):

@@ -10,9 +10,10 @@ import os
 import subprocess
 
 from cgroups import V1
+from images import image
 from operation import Operation, expect, gone, mounted, text, unmount
 from overlays import BASE
-from roots import NEW, TREE, Root, Subvolume, root
+from roots import NEW, ROOTS, TREE, Root, Subvolume, root
 from sandboxes import NO_SANDBOX, Sandbox, sandbox
 
 LIB = "/var/lib/bulkhead"
@@ -111,6 +112,23 @@ Saved("snapshot-restore-loop", snapshot(state="restored"), before=[limited(LOOP)
 Saved("snapshot-restore-tmpfs", snapshot(state="restored"), before=[limited(TMPFS), snapshot()], once=True, steady=limited(TMPFS), kept=None)
 
 
+class Copied(Root):
+    """A snapshot of a plain tree, or an image of one, which is the same each time."""
+
+    def damage(self):
+        super().damage()
+        for name in ("/kept", ""):
+            os.utime(TREE + "/etc" + name, ns=(0, 0))
+
+    def declared(self):
+        path = {"snapshot": "%s/.saved/web/one/snapshot.json" % ROOTS, "image": LIB + "/images/old.json"}[self.act[0]]
+        return super().declared() + gone(ROOTS + "/.saved/web/.*") + ([] if os.path.exists(path) else ["there is no %s" % path])
+
+
+class CopiedSubvolume(Copied, Subvolume):
+    pass
+
+
 class Dismounted(Root):
     """A copy whose limit was unmounted, as by a reboot."""
 
@@ -127,4 +145,9 @@ for tree, name in ((Root, "copy"), (Subvolume, "btrfs")):
     tree("limit-root-%s-create" % name, limited_root(name), before=[NEW])
     tree("limit-root-%s-resize" % name, limited_root(name, 16 * MIB), before=[NEW, limited_root(name)], kept="data")
     tree("limit-root-%s-absent" % name, ABSENT, before=[NEW, limited_root(name)])
+for tree, name in ((Copied, "copy"), (CopiedSubvolume, "btrfs")):
+    tree("snapshot-take-%s" % name, snapshot(), before=[NEW, root(name)], steady=root(name), kept="data")
+    tree("snapshot-restore-%s" % name, snapshot(state="restored"), before=[NEW, root(name), snapshot()], once=True, steady=root(name))
+    tree("image-commit-%s" % name, image(name="old", commit="web"), before=[NEW, root(name)], steady=root(name), kept="data")
+Copied("snapshot-restore-copy-loop", snapshot(state="restored"), before=[NEW, limited_root("copy"), snapshot()], once=True, steady=limited_root("copy"))
 Dismounted("limit-root-copy-mount-again", limited_root("copy"), before=[NEW, limited_root("copy")], kept="data")

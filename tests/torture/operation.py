@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import errno
 import glob
 import os
 import subprocess
+import time
 
 TABLE = collections.OrderedDict()
 
@@ -21,10 +23,12 @@ TABLE = collections.OrderedDict()
 class Operation:
     """act: (noun, options), after `before` was done and the host damaged; `remove` takes everything away again.
 
+    ``fails``: a part of the error that the act ends with, which leaves things as declared().
     ``once``: an act that is done each time it is asked for (kill, restart, reset); ``steady`` is then what is declared after it.
     """
 
     once = False
+    fails = None
     before = ()
     remove = ()
 
@@ -67,10 +71,13 @@ def gone(*patterns):
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def unmount(path):
-    """By hand, and without the files in /run that umount(8) keeps."""
-    if libc.umount2(os.fsencode(path), 2):
-        raise OSError(ctypes.get_errno(), "umount %s" % path)
+def unmount(path, flags=2):
+    """By hand, and without the files in /run that umount(8) keeps; with MNT_DETACH, or ``flags`` 0, which gives ends a moment."""
+    end = time.monotonic() + 5
+    while libc.umount2(os.fsencode(path), flags):
+        if ctypes.get_errno() != errno.EBUSY or time.monotonic() > end:
+            raise OSError(ctypes.get_errno(), "umount %s" % path)
+        time.sleep(0.02)
 
 
 class Sleeper:

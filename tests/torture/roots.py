@@ -77,7 +77,7 @@ class Subvolume(Root):
         subprocess.run(["mount", "-o", "loop", BASE + "/btrfs", ROOTS], check=True)
 
     def cleanup(self):
-        unmount(ROOTS)
+        unmount(ROOTS, 0)  # busy as long as anything has a file there, a loop device too
         os.rmdir(ROOTS)
         super().cleanup()
 

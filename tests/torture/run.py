@@ -27,6 +27,7 @@ import json
 import os
 import queue
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -241,10 +242,12 @@ def main():
         cases = choose(points, arguments)
 
     end = datetime.datetime.combine(datetime.date.today(), datetime.time.fromisoformat(arguments.until or "23:59"))
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *dummy: told.set())  # then what was run until then is told
 
     def act(worker, case):
         name, point, error = case
-        if arguments.until and datetime.datetime.now() > end:
+        if told.is_set() or arguments.until and datetime.datetime.now() > end:
             tally.late[name] += 1
             return
         answer = worker.ask({"point": [name, *point], "error": error})

@@ -27,30 +27,32 @@ def image(version):
     return "image", dict(name="web", tar="%s/%s.tar" % (BASE, version))
 
 
-def sandbox(upper, state="present", trial=False):
-    health = dict(command=["/bin/busybox", "true"], interval="50ms")
-    return "sandbox", dict(sandboxes=[dict(name="web", state=state, image="web", namespaces=dict(types=TYPES), upgrade=dict(upper=upper, trial=trial),
-                                           services=[dict(name="sleep", command=COMMAND, health=health)])])
+def sandbox(upper, state="present", trial=False, **more):
+    """It is healthy as long as it has no file /ill, as version three has one."""
+    health = dict(command=["/bin/busybox", "test", "!", "-e", "/ill"], interval="50ms", retries=2)
+    return "sandbox", dict(sandboxes=[dict(dict(name="web", state=state, image="web", namespaces=dict(types=TYPES), upgrade=dict(upper=upper, trial=trial),
+                                                services=[dict(name="sleep", command=COMMAND, health=health)]), **more)])
 
 
 class Upgrade(Operation):
     """Two versions of an image, of which the first has written something."""
 
     remove = NO_SANDBOX + NO_IMAGES
-    version, kept = "two", "by one"
+    version, kept, written = "two", "by one", "/var/lib/bulkhead/uppers/web/upper"
 
     def prepare(self):
         os.makedirs(BASE, exist_ok=True)
         with open("/bin/busybox", "rb") as stream:
             busybox = stream.read()
-        for version in ("one", "two"):
+        for version in ("one", "two", "three"):
             archives.write("%s/%s.tar" % (BASE, version), archives.tar(
                 archives.directory(b"bin"), archives.entry(b"bin/busybox", busybox, mode=0o755), archives.directory(b"dev"), archives.directory(b"proc"),
-                archives.directory(b"sys"), archives.directory(b"var"), archives.entry(b"version", version.encode())))
+                archives.directory(b"sys"), archives.directory(b"var"), archives.entry(b"version", version.encode()),
+                *[archives.entry(b"ill", b"")] * (version == "three")))
 
     def damage(self):
         """What was written before all that: through the layer itself, as a later version may have come to its place by now."""
-        upper = "/var/lib/bulkhead/uppers/web/upper"
+        upper = self.written
         archives.write((upper + ".previous" if os.path.exists(upper + ".previous") else upper) + "/kept", b"by one")
 
     def declared(self):
@@ -61,7 +63,8 @@ class Upgrade(Operation):
         wrong = [] if found == [self.version, self.kept] else ["it is %s" % found]
         held = subprocess.run(["nsenter", "--net=/run/netns/web", "nft", "list", "ruleset"], capture_output=True, check=True).stdout
         return wrong + (["connections wait"] if held else []) + gone("/run/netns/*.trial", "/run/bulkhead/made/held/*", "/etc/bulkhead/sandboxes.d/*.trial*",
-                                                                     "/var/lib/bulkhead/uppers/*.trial", "/run/bulkhead/service/*.trial*")
+                                                                     "/var/lib/bulkhead/*/*.trial", "/run/bulkhead/service/*.trial*",
+                                                                     "/var/lib/bulkhead/roots/.new-*", "/var/lib/bulkhead/roots/.old-*")
 
     def cleanup(self):
         service_entry.clear(drive.new_host())
@@ -75,3 +78,20 @@ def before(upper):
 Upgrade("sandbox-upgrade", sandbox("keep", trial=True), before=before("keep"))
 Upgrade("sandbox-upgrade-fresh", sandbox("fresh"), before=before("fresh"), kept="No such file or directory")
 Upgrade("sandbox-roll-back", sandbox("fresh", "rolled_back"), before=before("fresh") + [sandbox("fresh")], version="one")
+
+
+class Gone(Upgrade):
+    """With what the version before has written, which was kept beside."""
+
+    def declared(self):
+        return gone("/run/netns/*", "/var/lib/bulkhead/uppers/*", "/etc/bulkhead/sandboxes.d/*", "/etc/bulkhead/versions.d/*")
+
+
+ILL = [image("one"), sandbox("keep"), image("three")]
+COPY = dict(storage=dict(driver="copy"))
+Upgrade("sandbox-upgrade-ill", sandbox("keep"), before=ILL, version="one", fails="is not healthy")
+Upgrade("sandbox-upgrade-ill-fresh", sandbox("fresh"), before=ILL, version="one", fails="is not healthy")
+Upgrade("sandbox-upgrade-ill-trial", sandbox("keep", trial=True), before=ILL, version="one", fails="The one before still runs")
+Upgrade("sandbox-upgrade-copy", sandbox("keep", trial=True, **COPY), before=[image("one"), sandbox("keep", **COPY), image("two")],
+        written="/var/lib/bulkhead/roots/web/tree")
+Gone("sandbox-upgrade-absent", ("sandbox", dict(sandboxes=[dict(name="web", state="absent")], remove_data=True)), before=before("fresh") + [sandbox("fresh")])

@@ -92,6 +92,12 @@ class Bench:
     def mend(self, claimed):
         """The next run brings about what was declared."""
         operation = self.operation
+        if operation.fails:
+            answer = apply(operation.act)
+            if operation.fails not in answer.get("error", ""):
+                self.problems.append("the next run does not end with %r: %s" % (operation.fails, answer))
+            self.problems += ["the host is not as declared: %s" % line for line in operation.declared()]
+            return
         if operation.once:  # an act is repeated only when it did not say that it was done
             if not claimed:
                 self.must("the next run", operation.act)
@@ -116,9 +122,11 @@ class Bench:
             text = answer["error"]
             if "\n" in text or not text.startswith("Cannot "):
                 self.problems.append("not a one-line error: %r" % text)
-            if point is None:
+            if point is None and not (self.operation.fails and self.operation.fails in text):
                 self.problems.append("the unbroken run fails: " + text)
             return False
+        if self.operation.fails:
+            self.problems.append("it does not fail: %s" % answer)
         return True
 
     def point(self, point, error, abandon, lasting):
