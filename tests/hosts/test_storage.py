@@ -89,7 +89,7 @@ def test_a_root_of_each_driver(ready, driver):
     host.python("import storage; from archives import *; storage.image(tar(directory(b'usr'), entry(b'usr/newer', b'newer')))")
     both = declared(["one"], storage, upgrade=fresh)
     check_run_check_run(host, both)
-    assert inside(host, "one", "cat /usr/newer; ls /srv")[1].split() == ["newer", "file", "gone", "kept", "same"]
+    assert inside(host, "one", "cat /usr/newer; echo; ls /srv")[1].split() == ["newer", "file", "gone", "kept", "same"]
     host.reboot(settled=False)
     assert host.settle() == "running", host.run("systemctl --failed; journalctl -b -u bulkhead-restore")
     assert not host.converge("sandbox", **both)["changed"] and inside(host, "one", "cat /usr/newer")[1] == "newer"
