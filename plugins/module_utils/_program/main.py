@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The program `bulkhead`: what a host can do with its sandboxes without Ansible, by the same engine."""
+"""The program `bulkhead`: what a host can do with its sandboxes without Ansible, by the same engine.
+
+Each verb imports what it needs: entering a sandbox, which is done most often, needs least.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ import os
 import sys
 
 from .._engine import aside
-from .._engine.engine import converge
 from .._engine.host import Host
 from .._model import values
 from .._model.errors import BulkheadError, Problems
-from .._resources import preflight
-from . import command, host as whole_host, visit, whole
+from . import command
 
 USAGE = """usage: bulkhead VERB
 
@@ -56,6 +57,8 @@ def _fits(verb, rest):
 
 def _restore(host, rest):
     """At boot it is the main process of a unit (systemd says so), and its lines go to the journal: few, and failures as errors."""
+    from . import whole
+
     host.booting = host.systemd and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     done, failed = whole.restore(host)
     _tell(["Restored all that is recorded%s, in %d steps." % (" but %d" % len(failed) if failed else "", len(done))] if host.booting else done)
@@ -67,11 +70,16 @@ def _restore(host, rest):
 
 
 def _clear(host, rest):
+    from .._engine.engine import converge
+    from . import host as whole_host
+
     _tell(converge(host, whole_host, {"state": "absent", "clear": True}).joined("actions"))
     return 0
 
 
 def _list(host, rest):
+    from . import whole
+
     rows = [("NOUN", "NAME", "STATE", "SERVICES")]
     for record in whole.recorded(host):
         rows.append((record.noun, record.name) + whole.state(host, record))
@@ -81,6 +89,8 @@ def _list(host, rest):
 
 
 def _check(host, rest):
+    from .._resources import preflight
+
     found = preflight.survey(host)
     missing = ["Packages are missing: %s." % ", ".join(found["missing_tools"])] if found["missing_tools"] else []
     networks = found["missing_network_tools"]
@@ -90,10 +100,14 @@ def _check(host, rest):
 
 
 def _run(host, rest):
+    from . import visit
+
     return visit.visit(host, _name(rest[0]), rest[1:], False)
 
 
 def _enter(host, rest):
+    from . import visit
+
     if not os.isatty(0) or not os.isatty(1):
         raise BulkheadError("Cannot enter %s: this needs a terminal. Use run without one." % rest[0])
     return visit.visit(host, _name(rest[0]), rest[1:] or ["/bin/sh"], True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .. import _once
 from .._engine import places
 from .._engine.lock import Lock
 from .._model.errors import BulkheadError
@@ -34,6 +35,7 @@ def visit(host, name, words, with_terminal):
     fd = os.memfd_create("entry")  # close-on-exec: for the entry it is opened anew by its number
     os.write(fd, _unit.dump(spec).encode())
     os.set_inheritable(fd, True)
+    _once.keep()  # this process ends as another program, and not at the end of this one
     argv = pick(host).within(host, group, entry.command(host, "/proc/self/fd/%d" % fd))
 
     def execute():
