@@ -124,8 +124,9 @@ notes:
     file that C(bind) puts in one of these two places is there instead. A sandbox without a network keeps the files of its image, and so
     does one without V(mnt) among the C(types) of C(namespaces), for which C(ip netns exec) shows them.
   - An upgrade never has the old and the new image write to one read-write layer at once. The trial writes to a copy of it as it is at one
-    moment, for the end of which the sandbox is frozen, or to an empty one. It has an address of its own on the same networks, is published nowhere, and nobody finds it by a name. It is refused where a C(bind) can be
-    written to, for both would write there, and without V(net) among the C(types), for both would take the same ports. A trial that is not
+    moment, for the end of which the sandbox is frozen, or to an empty one. It has an address of its own on the same networks, is
+    published nowhere, and nobody finds it by a name. It is refused where a C(bind) can be written to, for both would write there, and
+    without V(net) among the C(types), for both would take the same ports. A trial that is not
     healthy is removed, and the sandbox was not touched. Else connections to the sandbox wait, in its own net namespace, while its services are
     stopped and those of the new image are started. TCP asks again after a second by itself, so that no client is refused. When these are not
     healthy, or anything fails, the sandbox is brought back as it was. A client that keeps a connection open has C(drain) to end it.

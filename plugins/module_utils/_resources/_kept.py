@@ -10,7 +10,6 @@ comes after a run that was killed finds out which is which, and each act here ca
 
 from __future__ import annotations
 
-import errno
 import os
 
 from .._kernel import syscalls
@@ -70,26 +69,18 @@ def forget(host, driver, paths, words):
                 driver.forget(host, path + word)
 
 
-def plan_removal(host, driver, paths, remove_data, plan):
-    """Steps that remove it with the sandbox: what holds data only when told to."""
-    there = [path + word for path in paths for word in (PREVIOUS, OLDER) if os.path.lexists(path + word)]
-    if not there or not remove_data and any(_has_data(path) for path in there):
+def plan_removal(host, driver, name, remove_data, plan):
+    """Steps that remove it with the sandbox, or after it: where something was written only when told to."""
+    there = [path + word for path in driver.movable(host, name) for word in (PREVIOUS, OLDER) if os.path.lexists(path + word)]
+    if not there or not remove_data and any(driver.has_data(host, path) for path in there):
         return
     plan.add("remove what was written with the version before", lambda: _remove(host, driver, there))
 
 
-def _has_data(path):
-    try:
-        return _layers.has_data(path)
-    except OSError as exc:
-        if exc.errno != errno.EXDEV:  # a root of its own file system is mounted there
-            raise
-        return True
-
-
 def _remove(host, driver, there):
     for path in there:
-        driver.forget(host, path)
+        if os.path.lexists(path):  # else it went with the file system that it was in
+            driver.forget(host, path)
     _layers.remove_if_empty(_layers.own_parent(host, there[0]))
 
 

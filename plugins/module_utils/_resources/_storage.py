@@ -80,6 +80,10 @@ class Driver:
         """Make what is written the root of another sandbox, which has none. An act. ``still``: a context manager in which nobody writes."""
         raise NotImplementedError
 
+    def has_data(self, host, path):
+        """Was anything written in a directory of movable(), or in one that was laid aside from it?"""
+        raise NotImplementedError
+
     def movable(self, host, name):
         """The directories that hold what is written and can be renamed, services being stopped; without any, it cannot be kept beside."""
         return []

@@ -166,6 +166,9 @@ class Overlay(_storage.Driver):
         declared = (host.records.options("sandboxes", name) or {}).get("overlay") or {}
         return [] if declared.get("read_only") else [self.path(host, name), declared.get("work") or "%s/work" % _home(host, name)]
 
+    def has_data(self, host, path):
+        return _layers.has_data(path)
+
     def room(self, host, name):
         return "%s/snapshots/%s" % (host.lib, name)
 

@@ -15,6 +15,7 @@ import os
 from .._engine.plan import Plan, run_plan
 from .._kernel import difference, manifest, merge, syscalls
 from .._model.errors import BulkheadError, reason
+from .._model.upgrade import BESIDE
 from . import _layers, _storage, _storage_bases, _storage_places, _store
 from ._tree import Tree
 
@@ -111,16 +112,17 @@ class TreeDriver(_storage.Driver):
         place, found = _storage_places.place(host, name), self.find(host, name)
         if found is None and os.path.isdir(place) and not _storage_places.is_foreign(place):
             plan.add("remove directory %s" % place, lambda: _layers.remove_if_empty(place))
-        if found is None or not (remove_data or not self._has_data(host, name, found)):
+        if found is None or not (remove_data or not self.has_data(host, place)):
             return
         _layers.refuse_mounts(host.mounts(), place, gone=self.pieces.mounts(host, place))
         plan.differ("storage", {"driver": self.name, "layers": found.layers}, None)
         plan.add("remove root of sandbox %s (%s)" % (name, self.name), lambda: self._remove(host, name))
 
-    def _has_data(self, host, name, found):
-        if not os.path.isdir(_storage_bases.place(host, self.name, found.layers)):
+    def has_data(self, host, path):
+        known = _storage_places.read(path)
+        if known is None or not os.path.isdir(_storage_bases.place(host, self.name, known["layers"])):
             return True  # for all that can be told
-        with self._pair(host, name, found) as pair:
+        with self._pair(host, path, known["layers"]) as pair:
             return difference.has_data(*pair)
 
     # -- acts
@@ -153,9 +155,8 @@ class TreeDriver(_storage.Driver):
             _store.write(new + "/root.json", json.dumps({"driver": self.name, "layers": spec.chain, "image": spec.image}).encode())
             self.pieces.snapshot(host, base, new, spec.storage)
             if written_over is not None:
-                found = _storage.Root(written_over)
                 _storage_bases.ensure(host, self.pieces, written_over, spec.storage)
-                with self._pair(host, spec.key, found) as pair, self.pieces.opened(host, new) as tree:
+                with self._pair(host, _storage_places.place(host, spec.key), written_over) as pair, self.pieces.opened(host, new) as tree:
                     merge.lay(difference.written(*pair), tree)
             _flush(new)
         except BaseException:
@@ -177,10 +178,10 @@ class TreeDriver(_storage.Driver):
     # -- what was written
 
     @contextlib.contextmanager
-    def _pair(self, host, name, found):
+    def _pair(self, host, place, layers):
         """Descriptors of the base and of the tree of a root."""
-        base = _storage_bases.place(host, self.name, found.layers)
-        with self.pieces.opened(host, base) as one, self.pieces.opened(host, _storage_places.place(host, name)) as other:
+        base = _storage_bases.place(host, self.name, layers)
+        with self.pieces.opened(host, base) as one, self.pieces.opened(host, place) as other:
             yield one, other
 
     def _written(self, host, name, read):
@@ -188,7 +189,7 @@ class TreeDriver(_storage.Driver):
         if found is None:
             return None
         try:
-            with self._pair(host, name, found) as pair:
+            with self._pair(host, _storage_places.place(host, name), found.layers) as pair:
                 return read(*pair)
         except OSError as exc:
             raise BulkheadError("Cannot compare the root of sandbox %s with its layers: %s. Mend that." % (name, reason(exc))) from exc
@@ -204,7 +205,7 @@ class TreeDriver(_storage.Driver):
 
     @contextlib.contextmanager
     def members(self, host, name):
-        with self._pair(host, name, self.find(host, name)) as pair:
+        with self._pair(host, _storage_places.place(host, name), self.find(host, name).layers) as pair:
             yield Tree(pair[1], upper=True, entries=difference.written(*pair))
 
     def measure(self, host, name):
@@ -258,6 +259,7 @@ class TreeDriver(_storage.Driver):
 
     def forget(self, host, path):
         _storage_places.discard(host, self.pieces, path)
+        host.at_end(_storage_bases.tidy, path)
 
 
 def _flush(place):
@@ -284,7 +286,8 @@ def driver_of(host, name, half=False):
     known = _storage_places.read(_storage_places.place(host, name))
     if known is None and half:
         place = _storage_places.place(host, name)
-        return _driver_left(host, _storage_places.leftovers(host, name) + [place] * (os.path.isdir(place) and not _storage_places.is_foreign(place)))
+        left = _storage_places.leftovers(host, name) + [place + word for word in BESIDE if os.path.lexists(place + word)]
+        return _driver_left(host, left + [place] * (os.path.isdir(place) and not _storage_places.is_foreign(place)))
     return drivers().get(known["driver"]) if known else None
 
 

@@ -40,10 +40,8 @@ def begin(host, spec, plan):
     return found
 
 
-def plan_removal(host, name, remove_data, plan):
-    """What of it stays beside a sandbox that is removed."""
-    driver = _storage.of_name(host, name)
-    _kept.plan_removal(host, driver, driver.movable(host, name), remove_data, plan)
+def plan_removal(host, name, plan):
+    """What is noted of it goes with a sandbox that is removed."""
     if name in _held.names(host):
         plan.add("forget that connections to sandbox %s wait" % name, lambda: host.claims.drop(_held.NOUN, name))
     plan.record(NOUN, name, None)
@@ -183,7 +181,12 @@ class Upgrade(_versions.Stays):
     @property
     def _moves(self):
         """Does what is written change places?"""
-        return self.kind == "fresh" or self.kind == "back" and bool(self.known.get("fresh")) or bool(self.stale and self.stale["inodes"])
+        return self._lays_aside or self.kind == "back" and bool(self.known.get("fresh")) or bool(self.stale and self.stale["inodes"])
+
+    @property
+    def _lays_aside(self):
+        """Is it kept for who comes back? What goes whenever a root is made anew is not."""
+        return self.kind == "fresh" and self.spec.storage.keep
 
     @property
     def _driver(self):
@@ -214,15 +217,16 @@ class Upgrade(_versions.Stays):
     def plan_written(self, plan):
         """After they are stopped."""
         if self.kind and self._moves:
-            plan.add("%s what was written in sandbox %s" % ({"fresh": "lay aside"}.get(self.kind, "bring back"), self.name), self._move)
+            plan.add("%s what was written in sandbox %s" % ("lay aside" if self._lays_aside else "bring back", self.name), self._move)
 
     def _move(self):
         if self.stale:
             _kept.bring_back(self.host, self._driver, self.stale["inodes"], self.stale["kind"] == "fresh")
-        if self.kind == "fresh":
+        if self._lays_aside:
             _kept.lay_aside(self.host, self._driver, self.inodes)
         elif self.kind == "back" and self.known.get("fresh"):
             _kept.change_places(self.inodes)
+        self.host.drop("mounts")  # what is mounted in a directory goes with it
 
     def plan_last(self, plan):
         """When all of it is there."""
@@ -256,7 +260,7 @@ class Upgrade(_versions.Stays):
             return {"now": self.wanted}
         if kind == "back":
             return dict(known, now=self.wanted, previous=former, rolled_back=True)
-        return {"now": self.wanted, "previous": former, "fresh": kind == "fresh"}
+        return {"now": self.wanted, "previous": former, "fresh": kind == "fresh" and self.spec.storage.keep}
 
     # -- back
 

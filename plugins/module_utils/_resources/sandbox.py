@@ -17,7 +17,7 @@ from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
 from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, parse
 from .._model.upgrade import of_trial
-from . import _frozen, _names, _storage, _versions, _visitors, cgroup, namespace, overlay, root, service
+from . import _frozen, _kept, _names, _storage, _versions, _visitors, cgroup, namespace, overlay, root, service
 
 NOUN = "sandbox"
 RECORD = "sandboxes"  # /etc/bulkhead/sandboxes.d
@@ -173,7 +173,8 @@ def _plan_root(host, spec, recorded, driver, upgrade):
     if driver is None:
         return store, _plan_namespaces(host, spec, recorded, upgrade.lets), replaced
     replaced = driver.plan_make(host, spec, store)
-    if spec.policy["reset"] is True or spec.key in (spec.policy["reset"] or ()):
+    empty = spec.policy["reset"] is True or spec.key in (spec.policy["reset"] or ())
+    if empty:
         replaced = driver.plan_reset(host, spec, store) or replaced
     saved = (spec.policy.get("put_back") or {}).get(spec.key)  # by the module snapshot
     if saved is not None:
@@ -182,8 +183,8 @@ def _plan_root(host, spec, recorded, driver, upgrade):
                   lambda: driver.take_back(host, spec.key))
     lets = upgrade.lets | {"root"}  # a run that was killed may have put another one in its place
     spaces = _plan_namespaces(host, spec, recorded, lets, replaced or upgrade.anew)
-    if not (spec.storage.keep or replaced) and spec.namespaces is not None and "mnt" in spec.namespaces.made:
-        replaced = driver.plan_reset(host, spec, store)
+    if not (spec.storage.keep or empty or saved) and spec.namespaces is not None and "mnt" in spec.namespaces.made:
+        replaced = driver.plan_reset(host, spec, store) or replaced
     return store, spaces, replaced or upgrade.anew
 
 
@@ -261,9 +262,11 @@ def _absent(host, spec, plan):
     spaces.force = _lost(host, "namespace", spec.key, recorded)
     plan.take(_part(namespace.plan, host, spaces), "namespaces")
     root.plan_removal(host, spec.key, plan)
-    _storage.of_name(host, spec.key).plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan, bool(services))
+    driver = _storage.of_name(host, spec.key)
+    driver.plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan, bool(services))
+    _kept.plan_removal(host, driver, spec.key, bool(spec.policy["remove_data"]), plan)
     if spec.key in _versions.names(host):
-        _upgrade().plan_removal(host, spec.key, bool(spec.policy["remove_data"]), plan)
+        _upgrade().plan_removal(host, spec.key, plan)
     if spec.policy["remove_data"]:
         from . import _saved  # for the one who has snapshots
 
