@@ -27,7 +27,7 @@ options:
     type: bool
     default: false
   storage:
-    description: Whether to tell how much each sandbox has written.
+    description: Whether to tell how much each sandbox has written, and which snapshots there are of it.
     type: bool
     default: false
 seealso:
@@ -103,6 +103,19 @@ sandboxes:
       description: What of its image it runs with, and what it can be rolled back to, or null for one without an image.
       type: dict
       sample: {image: web, digest: "sha256:0c3f…", previous: {image: web, digest: "sha256:9a1e…"}, rolled_back: false}
+    unfinished:
+      description:
+        - What a run has begun with it and not ended, as C(going to image NAME), C(trial), C(connections wait) or C(frozen). Where no run is at
+          work, one was killed, and the next run of the sandbox goes on with it or takes it back.
+      type: list
+      elements: str
+      sample: []
+    snapshots:
+      description: The names of its snapshots, see M(bulkhead.isolation.snapshot_info).
+      returned: with O(storage)
+      type: list
+      elements: str
+      sample: [before-upgrade]
     restore_error:
       description: Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged.
       type: str

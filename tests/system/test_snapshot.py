@@ -98,6 +98,7 @@ def test_every_state(converge, full_cycle, kind):
         assert os.stat(again).st_nlink == 2 and os.path.samefile(again, "/proc/%s/root/srv/a/b/file" % started("box"))
         write("once more")
     assert not converge("sandbox", **declared)["changed"]
+    assert drive.info("sandbox", names=["box"], storage=True)["sandboxes"][0]["snapshots"] == ["first"]
     shown = drive.info("snapshot", sandbox="box")["snapshots"]
     assert [(each["sandbox"], each["name"], each["state"]) for each in shown] == [("box", "first", "present")]
     assert drive.info("snapshot", name="none")["snapshots"] == []
@@ -262,7 +263,7 @@ def test_killed_while_it_is_frozen(converge, monkeypatch, both):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     if both:
-        assert trees.frozen("bulkhead/box")
+        assert trees.frozen("bulkhead/box") and drive.info("sandbox", names=["box"])["sandboxes"][0]["unfinished"] == ["frozen"]
         assert converge("sandbox", **counting())["actions"] == ["thaw sandbox box"]
         assert not converge("sandbox", **counting())["changed"]
     jail.until(lambda: not trees.frozen("bulkhead/box"))

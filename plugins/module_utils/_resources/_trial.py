@@ -104,9 +104,15 @@ def _make(host, trials):
         spec.upgrade.version = versions[spec.key]
 
     outcome = engine.converge_within(other, Given(change), [trial.options for trial in ready])
-    failed = {plan.key: plan.error for plan in outcome.errors}
+    failed = {plan.key: _cause(plan.error) for plan in outcome.errors}
     for trial in ready:
         trial.error = failed.get(trial.name) or _unwell(other, trial.services)
+
+
+def _cause(error):
+    """An error without what was undone after it: all of the trial goes."""
+    undone = error.keys.get("undone")
+    return BulkheadError(error.message.replace(" Undone: %s." % ", ".join(undone), "")) if undone else error
 
 
 def _unwell(host, names):

@@ -166,7 +166,7 @@ class Upgrade(_versions.Stays):
                     _WORDS[self.kind].replace("rollback", "roll back"), self.name, *why), keys=["image"])
         if self._moves:
             self.inodes = (self.begun or {}).get("inodes") or _kept.inodes(self._paths())
-        plan.differ("image", self.now and self.now["digest"], self.wanted["digest"])
+        plan.differ("image", self.now and _versions.words(self.now), _versions.words(self.wanted))
         if self._tries:
             why = obstacle(spec)
             if why:

@@ -64,6 +64,11 @@ def same(one, other):
     return bool(one and other) and (one["lower"], one["config"]) == (other["lower"], other["config"])
 
 
+def words(version):
+    """Its image and what that was."""
+    return " ".join(each for each in (version["image"], version["digest"]) if each)
+
+
 def show(host, name):
     """As the modules show it: {image, digest, previous, rolled_back}; None where there is no image."""
     found = known(host, name)

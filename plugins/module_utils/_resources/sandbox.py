@@ -16,6 +16,7 @@ from .._model.cgroup import CgroupSpec
 from .._model.errors import BulkheadError, Problems
 from .._model.namespace import NamespaceSpec
 from .._model.sandbox import PREFIX, SandboxSpec, interfaces_of, parse
+from .._model.upgrade import SUFFIX as TRIAL
 from .._model.upgrade import of_trial
 from . import _frozen, _kept, _names, _storage, _versions, _visitors, cgroup, namespace, overlay, root, service
 
@@ -341,9 +342,17 @@ def show(host, name, healthy=None):
         "interfaces": _interface().shown(host, name) if now.pins["net"].alive and _has_interfaces(host, name) else [],
         "services": [shown for shown in (service.show(host, each, healthy and healthy(each)) for each in _services(host, name)) if shown],
     }
-    found["version"] = _versions.show(host, name)
+    found["version"], found["unfinished"] = _versions.show(host, name), _unfinished(host, name)
     found["restore_error"] = host.failures.read(name)
     return found if any(found[key] for key in PARTS + ("restore_error",)) else None
+
+
+def _unfinished(host, name):
+    """What a run has begun: where none is at work, the next one of this sandbox mends it."""
+    begun = _versions.known(host, name).get("next")
+    found = ["going to image %s" % begun["version"]["image"]] if begun else []
+    found += ["trial"] if host.records.options(RECORD, name + TRIAL) else []
+    return found + [words for noun, words in (("held", "connections wait"), (_frozen.NOUN, "frozen")) if host.claims.read(noun, name) is not None]
 
 
 def names(host):
@@ -351,11 +360,13 @@ def names(host):
 
 
 def result(host, params, outcome):
-    """Whole where something changed; an unchanged one by its name, for reading all of it costs more than comparing it."""
+    """Whole where something was done; another one by its name, for reading all of it costs more than comparing it, and nobody looks for an
+    error among it."""
     shown, known = [], set(names(host))
-    _expect(host, [plan.key for plan in outcome.plans if plan.changed or plan.error is not None])
+    acted = {plan.key for plan in outcome.plans if (plan.changed if plan.error is None else "failed_step" in plan.error.keys)}
+    _expect(host, acted)
     for plan in outcome.plans:
-        if plan.changed or plan.error is not None:
+        if plan.key in acted:
             whole = show(host, plan.key, host.healthy.get)
         else:
             whole = {"name": plan.key} if plan.key in known else None
@@ -369,7 +380,11 @@ def info(host, params):
     _expect(host, wanted)
     shown = [each for each in (show(host, name, lambda each: service.check(host, each)) for name in wanted) if each]
     for each in shown:
-        for key, read in (("changes", "changes"), ("storage", "measure")):
-            if params.get(key):
-                each[key] = getattr(_storage.of_name(host, each["name"]), read)(host, each["name"])
+        driver = _storage.of_name(host, each["name"])
+        if params.get("changes"):
+            each["changes"] = driver.changes(host, each["name"])
+        if params.get("storage"):
+            from . import _saved  # for the one who asks
+
+            each["storage"], each["snapshots"] = driver.measure(host, each["name"]), _saved.names(host, each["name"])
     return {"sandboxes": shown}
