@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from test_snapshot import slowly
 from upgrades import HEALTH, Client, image, sandbox
 
 from module_utils._engine.engine import converge as act
+from module_utils._engine.records import Records
 from module_utils._program import host as program
 from module_utils._program import whole
 
@@ -391,6 +393,51 @@ def test_a_rollback_that_is_killed(converge, lab, point):
     both(converge, **sandbox(state="rolled_back", **fresh))
     assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
     assert jail.text("/var/lib/bulkhead/uppers/web/upper.previous/var/kept") == "by two"
+
+
+ILL = {"command": ["/bin/busybox", "test", "!", "-e", "/srv/bad"], "interval": "100ms", "retries": 2}
+
+
+@pytest.mark.parametrize("upper", ["keep", "fresh"])
+@pytest.mark.parametrize("point", ["service.await_health", "_upgrade.pick"])
+def test_what_was_killed_before_it_was_found_ill_is_brought_back(converge, refuse, point, upper):
+    declared = sandbox(services=[{"name": "httpd", "health": ILL}], upgrade={"upper": upper, "trial": False})
+    bring(converge, "one")
+    converge("sandbox", **declared)
+    write("var/kept", "by one")
+    bring(converge, "two", more=(archives.entry(b"srv/bad"),))
+    drive.killed("sandbox", point, declared)
+    message = refuse("sandbox", **declared)
+    assert "service httpd is not healthy" in message and "Undone: go on with the upgrade of sandbox web" in message, message
+    assert page() == "one" and read("var/kept") == "by one" and nothing_beside()
+    assert "Undone: begin the upgrade of sandbox web" in refuse("sandbox", **declared)
+    bring(converge, "one")
+    assert not converge("sandbox", **declared)["changed"]
+
+
+@pytest.mark.parametrize("upper", ["keep", "fresh"])
+def test_what_is_ill_is_brought_back_on_a_full_disk(converge, refuse, monkeypatch, upper):
+    declared = sandbox(services=[{"name": "httpd", "health": ILL}], upgrade={"upper": upper, "trial": False})
+    bring(converge, "one")
+    converge("sandbox", **declared)
+    write("var/kept", "by one")
+    bring(converge, "two", more=(archives.entry(b"srv/bad"),))
+    write_all, left = Records.write_all, [1]
+
+    def full(self, entries):
+        left[0] -= bool(entries)
+        if entries and left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/etc/bulkhead")
+        return write_all(self, entries)
+
+    monkeypatch.setattr(Records, "write_all", full)
+    assert "service httpd is not healthy" in refuse("sandbox", **declared)
+    monkeypatch.undo()
+    assert page() == "one" and read("var/kept") == "by one"
+    assert "service httpd is not healthy" in refuse("sandbox", **declared)
+    bring(converge, "one")
+    converge("sandbox", **declared)
+    assert not converge("sandbox", **declared)["changed"] and page() == "one" and read("var/kept") == "by one" and nothing_beside()
 
 
 def test_a_power_cut_in_the_middle(converge, lab):

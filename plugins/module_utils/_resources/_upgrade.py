@@ -17,11 +17,13 @@ what is recorded, at a restore and after a rollback.
 
 from __future__ import annotations
 
+import contextlib
+
 from .._engine import engine
 from .._model.errors import BulkheadError
 from .._model.upgrade import obstacle
 from .._supervisor import pick
-from . import _held, _kept, _sandbox_image, _storage, _store, _trial, _versions
+from . import _held, _kept, _sandbox_image, _storage, _store, _trial, _versions, service
 from ._trial import plan_sweep
 from ._versions import NOUN
 
@@ -155,6 +157,8 @@ class Upgrade(_versions.Stays):
         """The trial, and the note."""
         host, spec = self.host, self.spec
         if self.kind is None:
+            if self.begun:  # its root is that of the new version, and whether that is healthy was perhaps not seen
+                plan.add("go on with the %s of sandbox %s" % (_WORDS[self.begun["kind"]], self.name), lambda: None, instead=self._bring_back)
             return
         spec.storage.on_mismatch = spec.overlay.on_mismatch = "recreate"
         driver = _storage.of_name(host, self.name)
@@ -236,23 +240,33 @@ class Upgrade(_versions.Stays):
             plan.add("let connections in to sandbox %s" % self.name, self._settle)
         plan.record(NOUN, self.name, self._after())
 
+    @property
+    def _way(self):
+        """Its kind, or that of what a killed run has brought as far as the new root."""
+        return self.begun["kind"] if self.kind is None and self.begun else self.kind
+
+    def _healthy(self, name):
+        """What its check said after its start, in this run or in one that was killed."""
+        health = service.Found(self.host, name).effective.get("health") if self.kind is None and name not in self.host.healthy else None
+        if health and not self.host.booting:
+            service.await_health(self.host, name, health)
+        return self.host.healthy.get(name)
+
     def _settle(self):
-        host, spec = self.host, self.spec
-        if self.kind == "back" or self.kind and self.kind != "return" and spec.upgrade.upper != "refuse":
+        host, spec, kind = self.host, self.spec, self._way
+        if kind == "back" or kind and kind != "return" and spec.upgrade.upper != "refuse":
             for each in spec.services:
-                if host.healthy.get(each.name) is False:
+                if each.state != "stopped" and self._healthy(each.name) is False:
                     raise BulkheadError("Cannot %s sandbox %s to image %s: service %s is not healthy. Its last words: %s." % (
-                        "roll back" if self.kind == "back" else "upgrade", self.name, self.wanted["image"], each.name.partition("/")[2],
+                        "roll back" if kind == "back" else "upgrade", self.name, self.wanted["image"], each.name.partition("/")[2],
                         (pick(host).last_words(host, each.name) or "none").rstrip(".")))
         _held.release(host, self.name)
-        kind = self.begun["kind"] if self.kind is None and self.begun else self.kind
         if kind in ("keep", "fresh"):
             _kept.forget(host, self._driver, self._paths(), (_kept.OLDER,) if kind == "fresh" else (_kept.OLDER, _kept.PREVIOUS))
 
     def _after(self):
         """What is recorded when all is done."""
-        known = {key: value for key, value in self.known.items() if key != "next"}
-        kind = self.begun["kind"] if self.kind is None and self.begun else self.kind
+        known, kind = {key: value for key, value in self.known.items() if key != "next"}, self._way
         if kind == "return" or _versions.same(known.get("now"), self.wanted):
             return dict(known, now=self.wanted)
         former = known.get("now") or self.now
@@ -269,9 +283,10 @@ class Upgrade(_versions.Stays):
         host = self.host
         host.finish()  # what was left for the end must not come after what is done now
         host.forget()
+        former = self.now if self.kind else self.known["now"]
         begun = dict(_versions.known(host, self.name).get("next") or {}, tried=False)
-        _versions.write(host, self.name, dict(self.known, now=self.now, next=begun))
-        former = self.now
+        with contextlib.suppress(OSError):  # on a full disk, too: then a later run goes by what is noted already
+            _versions.write(host, self.name, dict(self.known, now=former, next=begun))
 
         def change(spec):
             spec.upgrade.version = former
