@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import types
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
@@ -71,6 +72,11 @@ def info(noun, **options):
     return resource(noun).info(new_host(), options)
 
 
+def broken():
+    """The answer of a run that ended in an exception that it should not."""
+    return {"error": "traceback: " + traceback.format_exc(), "keys": {}, "changed": False}
+
+
 def isolated(function, patience=60.0):
     """What function() returns, called in a forked child, as a module call is a process of its own."""
     answer = os.memfd_create("answer")
@@ -78,8 +84,8 @@ def isolated(function, patience=60.0):
     if not pid:
         try:
             os.pwrite(answer, json.dumps(function(), default=str).encode(), 0)
-        except BaseException as exc:
-            os.pwrite(answer, json.dumps({"error": "traceback: %r" % exc, "keys": {}, "changed": False}).encode(), 0)
+        except BaseException:
+            os.pwrite(answer, json.dumps(broken()).encode(), 0)
         finally:
             os._exit(0)
     try:
@@ -160,6 +166,8 @@ def at_once(tasks, patience=120.0):
             os.read(ready, 1)  # until the parent closes the other end
             try:
                 os.pwrite(answer, json.dumps(converge(noun, options), default=str).encode(), 0)
+            except BaseException:
+                os.pwrite(answer, json.dumps(broken()).encode(), 0)
             finally:
                 os._exit(0)
         children.append((pid, answer))

@@ -9,15 +9,13 @@ The first cycles may leave what stays for good (the places of the engine, import
 
 from __future__ import annotations
 
-import gc
-import glob
 import os
-import time
 
 import drive
 import jail
 import leftovers
 import pytest
+from cycles import act, cycle
 
 from module_utils._supervisor import entry, scan
 
@@ -59,47 +57,6 @@ CASES = {
 LAB = ("network", dict(name="lab", subnets=["10.42.0.0/24", "fd00:42::/64"]))
 NO_LAB = ("network", dict(name="lab", state="absent"))
 NO_INTERFACE = ("interface", dict(interfaces=[dict(namespace="web", name="eth0", state="absent")]))
-
-
-def act(task):
-    answer = drive.converge(*task)
-    assert "error" not in answer, answer["error"]
-    assert answer["changed"], answer
-
-
-def dying():
-    """Cgroups that were removed but are still held by the kernel, where it counts them."""
-    counts = []
-    for path in glob.glob("/sys/fs/cgroup/cgroup.stat") + glob.glob("/sys/fs/cgroup/unified/cgroup.stat"):
-        with open(path) as stream:
-            counts += [int(line.split()[1]) for line in stream if line.startswith("nr_dying_descendants")]
-    return sum(counts)
-
-
-def resident():
-    """Bytes that this process keeps in memory."""
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def cycle(make, remove, times):
-    """In this process, so that its own descriptors and memory tell too."""
-    for dummy in range(5):
-        act(make)
-        act(remove)
-    gc.collect()
-    before, memory = leftovers.Snapshot(), resident()
-    for dummy in range(times):
-        act(make)
-        act(remove)
-    gc.collect()
-    left = before.settled()
-    assert not left, "\n".join(left)
-    end = time.monotonic() + 30
-    while dying() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not dying()
-    assert resident() - memory < 8 << 20
 
 
 @pytest.mark.parametrize("name", CASES)
