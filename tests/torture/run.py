@@ -171,6 +171,7 @@ def choose(points, arguments):
     ways = arguments.ways.split(",")
     kills, errors = ([(name, point, way) for name in sorted(points) for point in points[name] for way in some
                       if way in ways and (way != "FULL" or point[1] in calls.GROWING)] for some in (KILLS, ("FULL", *ERRORS)))
+    kills, errors = ([case for case in cases if arguments.process in (None, case[1][0])] for cases in (kills, errors))
     if arguments.sample is None:
         return kills + errors
     generator = random.Random(arguments.sample)
@@ -213,6 +214,7 @@ def main():
     parser.add_argument("--operation", action="append", metavar="GLOB", help="only these")
     parser.add_argument("--only", metavar="LABEL")
     parser.add_argument("--ways", default=",".join(WAYS), help="only these of %(default)s")
+    parser.add_argument("--process", help="only calls of this one; 0 is the engine's own")
     parser.add_argument("--until", metavar="HH:MM", help="run no further point after that; what was run until then is an even sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--alone", default="", help="options for the private hosts, such as '--root shared'")
