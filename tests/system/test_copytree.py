@@ -165,6 +165,22 @@ def test_what_is_written_meanwhile_is_no_copy(tree, tmp_path, monkeypatch):
     assert error.value.errno == errno.ESTALE
 
 
+@pytest.mark.parametrize("when", [os.SEEK_DATA, os.SEEK_HOLE])
+def test_what_is_cut_short_meanwhile_is_no_copy(tree, tmp_path, monkeypatch, when):
+    (tmp_path / "copy").mkdir()
+    seek = os.lseek
+
+    def cut(fd, at, how):
+        if how == when:
+            os.truncate("/proc/self/fd/%d" % fd, at)
+        return seek(fd, at, how)
+
+    monkeypatch.setattr(os, "lseek", cut)
+    with pytest.raises(OSError) as error:
+        copy(tree, tmp_path / "copy")
+    assert error.value.errno == errno.ESTALE
+
+
 @pytest.mark.parametrize("lacks", ["_clones", "_ranges", "both"])
 def test_each_way_of_copying_content(tree, tmp_path, monkeypatch, lacks):
     begin = copytree.Copy.__init__

@@ -135,11 +135,11 @@ class Copy:
         while at < size:
             try:
                 at = os.lseek(source, at, os.SEEK_DATA)
+                end = min(os.lseek(source, at, os.SEEK_HOLE), size)
             except OSError as exc:
                 if exc.errno != errno.ENXIO:
                     raise
-                break  # a hole up to its end
-            end = min(os.lseek(source, at, os.SEEK_HOLE), size)
+                break  # a hole up to its end, or it has become shorter
             while at < end:
                 count = self._piece(source, fd, at, end - at)
                 if not count:
