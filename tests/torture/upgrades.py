@@ -38,7 +38,8 @@ class Upgrade(Operation):
     """Two versions of an image, of which the first has written something."""
 
     remove = NO_SANDBOX + NO_IMAGES
-    version, kept, written = "two", "by one", "/var/lib/bulkhead/uppers/web/upper"
+    version, kept = "two", "by one"
+    moved, below = "/var/lib/bulkhead/uppers/web/upper", ""  # what may be laid aside as a whole, and what is written in it
 
     def prepare(self):
         os.makedirs(BASE, exist_ok=True)
@@ -52,8 +53,8 @@ class Upgrade(Operation):
 
     def damage(self):
         """What was written before all that: through the layer itself, as a later version may have come to its place by now."""
-        upper = self.written
-        archives.write((upper + ".previous" if os.path.exists(upper + ".previous") else upper) + "/kept", b"by one")
+        previous = self.moved + ".previous"
+        archives.write((previous if os.path.exists(previous) else self.moved) + self.below + "/kept", b"by one")
 
     def declared(self):
         pids = settle(1, COMMAND)
@@ -71,8 +72,8 @@ class Upgrade(Operation):
         subprocess.run(["rm", "-rf", BASE], check=True)
 
 
-def before(upper):
-    return [image("one"), sandbox(upper), image("two")]
+def before(upper, **more):
+    return [image("one"), sandbox(upper, **more), image("two")]
 
 
 Upgrade("sandbox-upgrade", sandbox("keep", trial=True), before=before("keep"))
@@ -88,10 +89,11 @@ class Gone(Upgrade):
 
 
 ILL = [image("one"), sandbox("keep"), image("three")]
-COPY = dict(storage=dict(driver="copy"))
+COPY, TREE = dict(storage=dict(driver="copy")), dict(moved="/var/lib/bulkhead/roots/web", below="/tree")
 Upgrade("sandbox-upgrade-ill", sandbox("keep"), before=ILL, version="one", fails="is not healthy")
 Upgrade("sandbox-upgrade-ill-fresh", sandbox("fresh"), before=ILL, version="one", fails="is not healthy")
 Upgrade("sandbox-upgrade-ill-trial", sandbox("keep", trial=True), before=ILL, version="one", fails="The one before still runs")
-Upgrade("sandbox-upgrade-copy", sandbox("keep", trial=True, **COPY), before=[image("one"), sandbox("keep", **COPY), image("two")],
-        written="/var/lib/bulkhead/roots/web/tree")
+Upgrade("sandbox-upgrade-copy", sandbox("keep", trial=True, **COPY), before=before("keep", **COPY), **TREE)
+Upgrade("sandbox-upgrade-fresh-copy", sandbox("fresh", **COPY), before=before("fresh", **COPY), kept="No such file or directory", **TREE)
+Upgrade("sandbox-roll-back-copy", sandbox("fresh", "rolled_back", **COPY), before=before("fresh", **COPY) + [sandbox("fresh", **COPY)], version="one", **TREE)
 Gone("sandbox-upgrade-absent", ("sandbox", dict(sandboxes=[dict(name="web", state="absent")], remove_data=True)), before=before("fresh") + [sandbox("fresh")])
