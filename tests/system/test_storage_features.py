@@ -13,7 +13,7 @@ import drive
 import jail
 import pytest
 from archives import directory, entry, hard_link
-from boxes import BASE, made, sandbox, sandboxes, started
+from boxes import BASE, made, reboot, sandbox, sandboxes, started
 
 from module_utils._kernel import manifest
 
@@ -110,6 +110,8 @@ def test_what_is_bound_to_its_layers_is_not_laid_over_others(converge, refuse, o
         assert said.startswith("Cannot upgrade sandbox box with what was written: its overlay has %s, " % key)
         assert said.endswith("Declare overlay.options.%s: off, or set upgrade.upper: fresh." % key)
     assert (seen(), started("box")) == (before, pid)
+    reboot()
+    assert refuse("sandbox", **declared(options, **rules)) == said  # as it would be mounted
     converge("sandbox", **declared(options, upgrade={"upper": "fresh"}))
     assert b"of other" in jail.text(top("usr/owned")).encode()
     converge("sandbox", **declared(options, upgrade={"upper": "fresh"}, state="rolled_back"))

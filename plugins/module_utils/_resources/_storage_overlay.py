@@ -25,6 +25,8 @@ _BOUND = (
     ("nfs_export", "which knows what was written by inodes, and a copy has others"),
     ("index", "which knows what was written by inodes, and a copy has others"),
     ("volatile", "and the kernel mounts such an upper but once"),
+)
+_BOUND_TO_LAYERS = (
     ("metacopy", "which leaves content in the layers, where others have another"),
     ("redirect_dir", "which leaves content in the layers, where others have another"),
 )
@@ -144,11 +146,14 @@ class Overlay(_storage.Driver):
             return {"driver": self.name, "written": trees.disk_space(fd), "size": None}
 
     def obstacle(self, host, name, other=False):
-        shown = _shown(host, name)
-        if not shown or not shown["upper"]:
+        shown, declared = _shown(host, name), (host.records.options("sandboxes", name) or {}).get("overlay") or {}
+        if not shown:  # as it would be mounted
+            shown = {"upper": None if declared.get("read_only") else self.path(host, name),
+                     "options": dict(_layers.known(host), **(declared.get("options") or {}))}
+        if not shown["upper"] or not os.path.isdir(shown["upper"]):
             return None
         on = {key for key, value in shown["options"].items() if value in ("on", True)}
-        for key, why in _BOUND if other else _BOUND[:3]:
+        for key, why in _BOUND + _BOUND_TO_LAYERS if other else _BOUND:
             if key in on:
                 return "its overlay has %s, %s" % (key, why), "Declare overlay.options.%s: %s" % (key, "false" if key == "volatile" else "off")
         if other:

@@ -133,8 +133,9 @@ def _copy(host, trial):
     """What is written until now, for the trial to write on. The sandbox stands still for what has changed while the most was copied."""
     try:
         trial.driver.copy(host, trial.of, trial.name, _frozen.frozen(host, trial.of))
-    except OSError as exc:
-        raise BulkheadError("what is written cannot be copied for its trial: %s. Set upgrade.trial: false to go without" % reason(exc)) from exc
+    except (BulkheadError, OSError) as exc:
+        raise BulkheadError("what is written cannot be copied for its trial: %s. Set upgrade.trial: false to go without" % (
+            reason(exc).rstrip("."))) from exc
 
 
 def _remove(host, names):
