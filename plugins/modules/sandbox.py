@@ -141,6 +141,8 @@ seealso:
   - module: bulkhead.isolation.chroot_service
   - module: bulkhead.isolation.network
   - module: bulkhead.isolation.interface
+  - plugin: bulkhead.isolation.sandbox
+    plugin_type: connection
 author:
   - Bulkhead contributors (@bulkhead)
 """
