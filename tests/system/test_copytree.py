@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import subprocess
 
 import pytest
@@ -163,6 +164,31 @@ def test_what_is_written_meanwhile_is_no_copy(tree, tmp_path, monkeypatch):
     with pytest.raises(OSError) as error:
         copy(tree, tmp_path / "copy")
     assert error.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("what", ["device", "directory", "link"])
+def test_what_comes_in_the_place_of_a_file_is_not_opened(tmp_path, what):
+    """Be it with the number of its inode, as ext4 gives that again at once."""
+    path = tmp_path / "it"
+    path.write_bytes(b"x")
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        before = os.stat(path)
+        path.unlink()
+        if what == "device":
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(240, 77))  # to open it would be another error: there is no driver
+        elif what == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to("/etc/passwd")
+        after = os.stat(path, follow_symlinks=False)
+        number = os.stat_result((before.st_mode, after.st_ino, after.st_dev) + tuple(before)[3:])
+        for looked_at in (before, number):
+            with pytest.raises(OSError) as error:
+                manifest.Entry(b"it", fd, b"it", looked_at).open()
+            assert error.value.errno == errno.ESTALE
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("when", [os.SEEK_DATA, os.SEEK_HOLE])

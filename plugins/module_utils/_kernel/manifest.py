@@ -18,7 +18,7 @@ import os
 import re
 import stat
 
-from . import beneath
+from . import beneath, syscalls
 
 _CHUNK = 1 << 20
 _ODD = re.compile(rb"[^!\"$-\[\]-~]")
@@ -44,12 +44,16 @@ class Entry:
         return self._xattrs
 
     def open(self):
-        """A descriptor of the content of a regular file, which is still the one that was looked at."""
-        fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.parent)
-        if not os.path.samestat(os.fstat(fd), self.stat):
+        """A descriptor of the content of a regular file, which is still the one that was looked at: what has come in its place, perhaps with
+        its inode number, is not opened, for it may be a device."""
+        fd = os.open(self.name, syscalls.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
+        try:
+            found = os.fstat(fd)
+            if not (stat.S_ISREG(found.st_mode) and os.path.samestat(found, self.stat)):
+                raise OSError(errno.ESTALE, "it was replaced while it was read", self.path)
+            return os.open("/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
             os.close(fd)
-            raise OSError(errno.ESTALE, "it was replaced while it was read", self.path)
-        return fd
 
     def chunks(self, size=_CHUNK):
         """The content of a regular file; ESTALE where it was written while it was read."""
