@@ -33,7 +33,7 @@ ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
 PYROUTE2 = {"0.5.14": ("python3.9", "python3.10", "python3.11"), "0.7.2": ("python3.11", "python"), "0.7.7": ("python3.13", "python"), "0.9.7": ("python",)}
 PYTEST = ["-q", "-p", "no:cacheprovider", "--junitxml"]
 LIMIT = 1800  # seconds for one command
-LONGEST = ("test_upgrade", "test_storage", "image_fleet", "quickstart")  # of tests/system and tests/integration: minutes each
+LONGEST = ("test_upgrade", "test_storage", "test_storage_at_once", "image_fleet", "quickstart")  # of tests/system and tests/integration: minutes each
 HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
 
