@@ -263,7 +263,7 @@ restart_required:
 sandboxes:
   description:
     - The sandboxes that changed as they are after the run, in check mode as they are now, as M(bulkhead.isolation.sandbox_info) shows
-      them. Those that did not change, or were refused before anything was done, are named only.
+      them. Those that did not change, were refused, or are as before after a failure, are named only.
   type: list
   elements: dict
   returned: success
@@ -278,7 +278,7 @@ sandboxes:
     restore_error:
       description:
         - Why it could not be made again after the last reboot, or null. It stays until the sandbox is converged. In an entry of
-          one that changed, or failed in a step.
+          one that changed.
       type: str
 failed_items:
   description: The sandboxes that were refused or failed, with what was undone.

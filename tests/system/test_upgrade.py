@@ -23,6 +23,7 @@ from module_utils._engine.engine import converge as act
 from module_utils._engine.records import Records
 from module_utils._program import host as program
 from module_utils._program import whole
+from module_utils._resources import sandbox as resource
 
 PLACE = "/run/upgrades"
 LAB = {"name": "lab", "subnets": ["10.42.0.0/24"]}
@@ -246,6 +247,8 @@ def test_what_is_refused_before_anything_is_touched(converge, refuse, lab):
         assert why in refuse("sandbox", check=True, **sandbox(network=NETWORK, **more))
         assert why in refuse("sandbox", **sandbox(network=NETWORK, **more))
         assert (server(), kernel()) == before and nothing_beside()
+        host, options = drive.new_host(), sandbox(network=NETWORK, **more)
+        assert resource.result(host, options, act(host, resource, options)) == {"sandboxes": [{"name": "web", "changed": False}]}
     message = refuse("sandbox", **sandbox(name="web.trial"))
     assert "web.trial is kept for the trial of an upgrade of web" in message
     converge("namespace", name="web.trial", types=["uts"])

@@ -360,10 +360,10 @@ def names(host):
 
 
 def result(host, params, outcome):
-    """Whole where something was done; another one by its name, for reading all of it costs more than comparing it, and nobody looks for an
-    error among it."""
+    """Whole where something was done and stays done; another one by its name, for reading all of it costs more than comparing it, and nobody
+    looks for an error among it."""
     shown, known = [], set(names(host))
-    acted = {plan.key for plan in outcome.plans if (plan.changed if plan.error is None else "failed_step" in plan.error.keys)}
+    acted = {plan.key for plan in outcome.plans if (plan.changed if plan.error is None else plan.error.keys.get("not_undone"))}
     _expect(host, acted)
     for plan in outcome.plans:
         if plan.key in acted:
