@@ -163,6 +163,24 @@ def test_what_the_host_mounts_and_unmounts_is_followed(systemd):
     gone("namespace", name="m")
 
 
+def test_a_disk_that_the_host_mounts_below_our_library_is_seen():
+    """The roots of a storage driver, say, when sandboxes have run before."""
+    syscalls.mount(None, "/var/lib/bulkhead", None, syscalls.MS_SHARED)
+    drive.apart("namespace", dict(name="m", types=["uts"]))
+    os.mkdir("/var/lib/bulkhead/roots")
+    syscalls.mount("later", "/var/lib/bulkhead/roots", "tmpfs", 0, "")
+    os.mkdir("/var/lib/bulkhead/roots/there")
+    assert in_engine("ls", "/var/lib/bulkhead/roots") == "there\n"
+    in_engine("mount", "-t", "tmpfs", "ours", "/var/lib/bulkhead/roots/there")
+    assert "/var/lib/bulkhead/roots/there" not in mounted()
+    in_engine("umount", "/var/lib/bulkhead/roots/there")
+    syscalls.umount("/var/lib/bulkhead/roots")
+    assert in_engine("ls", "/var/lib/bulkhead/roots") == ""
+    os.rmdir("/var/lib/bulkhead/roots")
+    gone("namespace", name="m")
+    syscalls.mount(None, "/var/lib/bulkhead", None, syscalls.MS_PRIVATE)
+
+
 def test_ip_netns_and_we_see_the_same(systemd):
     drive.apart("namespace", dict(name="web", types=["net"]))
     with open("/run/netns/other", "w", encoding="utf-8"):

@@ -50,8 +50,9 @@ def ensure(host):
     if mount is None:
         os.makedirs(library, mode=0o755, exist_ok=True)
         sc.mount(library, library, None, sc.MS_BIND | sc.MS_REC)  # roots may lie on another file system
-    if mount is None or host.aside and mount.shared:  # what is mounted below it there is of no concern to pid 1
-        sc.mount(None, library, None, sc.MS_PRIVATE)
+    if mount is None or host.aside and mount.shared:
+        # What is mounted below it there is of no concern to pid 1; a disk that the host mounts there (on roots, say) is of concern to us.
+        sc.mount(None, library, None, sc.MS_SLAVE if host.aside else sc.MS_PRIVATE)
         host.forget()
     return moved
 
