@@ -48,7 +48,8 @@ def inside(host, name, line, patience=300):
 def check_run_check_run(host, options, noun="sandbox"):
     """The check says what the run does, and then there is nothing to do."""
     said, did, quiet, again = host.converges(noun, (True, False, True, False), patience=900, **options)
-    assert "error" not in did and said["actions"] == did["actions"] and said["diff"] == did["diff"], (said, did)
+    assert "error" not in did, did["error"]
+    assert said["actions"] == did["actions"] and said["diff"] == did["diff"], (said, did)
     assert not quiet["changed"] and not again["changed"], (quiet, again)
 
 
