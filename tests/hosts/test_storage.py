@@ -189,6 +189,7 @@ def test_pool_that_is_full(ready):
     assert "the pool %s is full to" % POOL in refused["error"], refused
     check_run_check_run(host, boxes("one", state="absent"))
     check_run_check_run(host, boxes("two", "three"))
+    host.reboot()  # its file system may have stopped, until it is mounted again
     assert inside(host, "two", "cat /srv/mine; cd /srv && sha256sum -cs sum && echo whole")[1] == "mine\nwhole\n"
     check_run_check_run(host, boxes("two", "three", pool_size="200M"))
     assert write(host, "three", 120)[0] == 0

@@ -177,6 +177,15 @@ def test_a_run_and_who_looks_are_told_of_a_pool_that_runs_full(kernel, host, sta
     assert host.warnings == told
 
 
+def test_more_promised_than_there_is_is_told_where_a_root_is_made(kernel, host):
+    base, one = base_of(host), place(host, "one")
+    PIECES.snapshot(host, base, one, declared(host, size=60 * MIB))
+    for name, size, warned in (("two", 30 * MIB, False), ("two", 30 * MIB, False), ("three", 20 * MIB, True)):
+        plan = Plan()
+        PIECES.plan_room(host, name, declared(host, size=size), plan)
+        assert ["and %d are promised to its roots" % (110 * MIB) in each for each in plan.warnings] == [True] * warned
+
+
 def test_refused_before_anything_is_made(kernel, host, tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("x")

@@ -127,6 +127,11 @@ def plan_use(host, name, storage, plan):
     if storage.size is not None and storage.size > capacity:
         raise BulkheadError("Cannot make the root of sandbox %s: storage.size is %d bytes, and the pool %s has %d. Make it smaller." % (
             name, storage.size, path, capacity))
+    host.promised.add(("pool", name, storage.size or SIZE))
+    promised = _promised(host, volumes(host), [each[1:] for each in host.promised if each[0] == "pool" and len(each) == 3])
+    if promised > capacity:
+        plan.warn("The pool %s has %d bytes, and %d are promised to its roots. Where it is full, all of them suffer (see docs/storage.md). Make it "
+                  "larger, or each storage.size smaller." % (path, capacity, promised))
     if there is None:
         plan.differ("pool", None, path)
         return
@@ -215,8 +220,13 @@ def look(host):
     elif now.used >= FULL:
         host.warn("The pool %s is full to %d percent. Where it is full, nothing new can be written to the roots in it, and what is not on the disk "
                   "yet is lost. Remove what is not needed, or make it larger." % (path, now.used))
-    roots = [value for place, value in there.items() if os.path.dirname(place) == _storage_places.roots(host) and "/." not in place]
-    return {"path": path, "size": device(host).sectors * SECTOR, "used": now.used, "promised": sum(value["size"] or 0 for value in roots)}
+    return {"path": path, "size": device(host).sectors * SECTOR, "used": now.used, "promised": _promised(host, there)}
+
+
+def _promised(host, there, more=()):
+    """Bytes that may be written to all roots together; ``more``: [(name, size)] of those that are to be made."""
+    sizes = {os.path.basename(place): value["size"] or 0 for place, value in there.items() if os.path.dirname(place) == _storage_places.roots(host)}
+    return sum(size for name, size in dict(sizes, **dict(more)).items() if not name.startswith("."))
 
 
 # -- acts
