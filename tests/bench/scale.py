@@ -7,7 +7,8 @@
 side.py is one side, run on a Debian 13 that was brought back to its clean state before. Plain services are one unit file each
 with ExecStart= alone, read by one daemon-reload and started by one `systemctl start` of all of them, the cheapest way there is;
 before, `ip netns add` for each. The sandboxes are one run of the engine over a list: net, uts, ipc, mnt, pid and cgroup namespaces,
-overlay, three limits, and one service with the same command. Each side is measured until pid 1 and journald are idle: the processor
+overlay, three limits, and one service with the same command. Services that are alike have what a sandbox has of systemd, Type=notify
+and a slice of their own with the same limits; they have no limit, and show what is systemd's own. Each side is measured until pid 1 and journald are idle: the processor
 time of both by the scheduler's clock, and what their memory (PSS) has grown by. The host's time is its processor's instructions,
 4 ns each, so that a busy machine makes no difference and one run is enough. It has one processor, as counting takes.
 """
@@ -45,11 +46,14 @@ def rows():
 
     try:
         ours, plain = measure.rounds(PAIRS, lambda: side("sandboxes"), lambda: side("plain"))
+        alike = [side("alike")]
     finally:
         host.destroy()
     for phase, what, unit in FIGURES:
         yield measure.row("%s %d sandboxes: %s, of as many plain services" % (phase, COUNT, what), LIMIT if phase == "make" else None,
                           *[[each[phase][what] for each in found] for found in (ours, plain)], unit=unit)
+        yield measure.row("%s %d sandboxes: %s, of as many services alike" % (phase, COUNT, what), None,
+                          *[[each[phase][what] for each in found] for found in (ours, alike)], unit=unit)
     yield measure.row("a run over %d that changes nothing: systemd cpu, of making plain services" % COUNT, None,
                       [each["again"]["systemd cpu"] for each in ours], [each["make"]["systemd cpu"] for each in plain], unit="s")
 

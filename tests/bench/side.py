@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One side of scale.py, on a test host that is clean: `side.py sandboxes|plain COUNT`. Prints JSON: {phase: {what: cost}}."""
+"""One side of scale.py, on a test host that is clean: `side.py sandboxes|plain|alike COUNT`. Prints JSON: {phase: {what: cost}}."""
 
 from __future__ import annotations
 
@@ -25,6 +25,27 @@ ExecStart=/bin/sleep infinity
 
 [Install]
 WantedBy=multi-user.target
+"""
+# What a sandbox has of systemd: a slice with the same limits, and the start is over when the service says so.
+ALIKE = """[Unit]
+Description=Service %d
+
+[Service]
+Type=notify
+NotifyAccess=all
+Slice=alike-%d.slice
+ExecStart=/bin/sh -c 'systemd-notify --ready; exec /bin/sleep infinity'
+
+[Install]
+WantedBy=multi-user.target
+"""
+SLICE = """[Unit]
+Description=Slice %d
+
+[Slice]
+CPUQuota=50%%
+MemoryMax=256M
+TasksMax=128
 """
 
 
@@ -82,21 +103,33 @@ def costs(act):
 # -- the sides: what is to be measured, by phase
 
 def plain(count):
-    names = ["plain%d" % index for index in range(count)]
+    return _services({"plain%d.service" % index: PLAIN % index for index in range(count)})
+
+
+def alike(count):
+    units = {"alike-%d.slice" % index: SLICE % index for index in range(count)}
+    return _services(dict(units, **{"alike%d.service" % index: ALIKE % (index, index) for index in range(count)}))
+
+
+def _services(units):
+    """With `ip netns add` for each of the services; systemd makes and removes their slices with them."""
+    services = [unit[:-len(".service")] for unit in units if unit.endswith(".service")]
+    slices = [unit for unit in units if unit.endswith(".slice")]
 
     def make():
-        for index, name in enumerate(names):
-            with open("/etc/systemd/system/%s.service" % name, "w", encoding="ascii") as stream:
-                stream.write(PLAIN % index)
+        for unit, text in units.items():
+            with open("/etc/systemd/system/" + unit, "w", encoding="ascii") as stream:
+                stream.write(text)
         run("systemctl", "daemon-reload")
-        for name in names:
+        for name in services:
             run("ip", "netns", "add", name)
-        run("systemctl", "start", *names)
+        run("systemctl", "start", *services)
 
     def remove():
-        run("systemctl", "stop", *names)
-        for name in names:
-            os.unlink("/etc/systemd/system/%s.service" % name)
+        run("systemctl", "stop", *services, *slices)
+        for unit in units:
+            os.unlink("/etc/systemd/system/" + unit)
+        for name in services:
             run("ip", "netns", "del", name)
         run("systemctl", "daemon-reload")
 
@@ -125,7 +158,7 @@ def sandboxes(count):
 
 
 def main(side, count):
-    phases = {"plain": plain, "sandboxes": sandboxes}[side](int(count))
+    phases = {"plain": plain, "alike": alike, "sandboxes": sandboxes}[side](int(count))
     print(json.dumps({phase: costs(act) for phase, act in phases.items()}))
 
 
