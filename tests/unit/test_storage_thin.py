@@ -177,6 +177,25 @@ def test_a_run_and_who_looks_are_told_of_a_pool_that_runs_full(kernel, host, sta
     assert host.warnings == told
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_file_system_that_met_errors_is_told_of_and_one_that_has_stopped_is_refused(kernel, host, monkeypatch, stopped):
+    base, one = base_of(host), place(host, "one")
+    PIECES.snapshot(host, base, one, declared(host, size=8 * MIB))
+    PIECES.refuse_stopped(host, "one", one)
+    monkeypatch.setattr(_storage_thin, "_errors", lambda host, place: True)
+    monkeypatch.setattr(ext4, "has_stopped", lambda path: stopped)
+    plan = Plan()
+    PIECES.plan_ready(host, "one", one, declared(host, size=8 * MIB), plan)
+    assert ["has met errors" in each for each in plan.warnings] == [True] and not plan.steps
+    if not stopped:
+        PIECES.refuse_stopped(host, "one", one)
+        return
+    with pytest.raises(BulkheadError, match="Cannot use the root of sandbox one: its file system has stopped.* reboot"):
+        PIECES.refuse_stopped(host, "one", one)
+    kernel.forget_mounts()
+    PIECES.refuse_stopped(host, "one", one)
+
+
 def test_more_promised_than_there_is_is_told_where_a_root_is_made(kernel, host):
     base, one = base_of(host), place(host, "one")
     PIECES.snapshot(host, base, one, declared(host, size=60 * MIB))

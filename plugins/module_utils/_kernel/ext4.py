@@ -55,6 +55,19 @@ def set_space(directory, sys, size):
         stream.write(str(held))
 
 
+def has_stopped(directory):
+    """Whether nothing in it can be read or written until it is mounted anew: Linux 6.6 to 6.14 stop one whose journal could not be written, as
+    EXT4_IOC_SHUTDOWN does; others still read it. What answers is fsync(2): EROFS where it can only be read, EIO where it has stopped."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        return exc.errno == errno.EIO
+    finally:
+        os.close(fd)
+    return False
+
+
 def _held_back(directory, sys):
     number = os.stat(directory).st_dev
     name = os.path.basename(os.path.realpath("%s/dev/block/%d:%d" % (sys, os.major(number), os.minor(number))))

@@ -43,6 +43,9 @@ class Driver:
         """
         raise NotImplementedError
 
+    def refuse_stopped(self, host, name):
+        """An error where the file system that a root is on answers nothing any more. For who means to go on with that root."""
+
     def plan_reset(self, host, spec, plan):
         """What was written goes, and the layers stay: is there anything? After plan_make(), which has the root of the right layers."""
         raise NotImplementedError

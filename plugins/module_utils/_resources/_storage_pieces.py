@@ -53,6 +53,9 @@ class Pieces:
     def plan_ready(self, host, name, place, storage, plan):
         """Steps that make the root of sandbox ``name`` in this place ready, and its limit what is declared."""
 
+    def refuse_stopped(self, host, name, place):
+        """An error where place/tree is mounted and answers nothing any more."""
+
     def mounts(self, host, place):
         """The mounts of ours in this place."""
         return []

@@ -170,6 +170,12 @@ class Thin(Pieces):
             plan.warn("The file system of the root of sandbox %s has met errors, and may be read-only: see the log of the kernel, and dmsetup status "
                       "%s for whether the pool is full. What is written is whole again when the root is mounted again." % (name, _storage_pool.POOL))
 
+    def refuse_stopped(self, host, name, place):
+        if self.mounts(host, place) and _errors(host, place) and ext4.has_stopped(place + "/tree"):
+            raise BulkheadError("Cannot use the root of sandbox %s: its file system has stopped, as its journal could not be written, and nothing in it can be "
+                                "read. See in the log of the kernel and by `dmsetup status %s` that the disk is sound and the pool has room, and reboot "
+                                "the host, which mounts it anew; or reset the sandbox." % (name, _storage_pool.POOL))
+
     @staticmethod
     def _ready(host, name, place, size):
         value = _volume(place)

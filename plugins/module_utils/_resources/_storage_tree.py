@@ -76,6 +76,10 @@ class TreeDriver(_storage.Driver):
         self._plan_root(host, spec, plan, _ANEW % spec.key)
         return True
 
+    def refuse_stopped(self, host, name):
+        if self.find(host, name) is not None:
+            self.pieces.refuse_stopped(host, name, _storage_places.place(host, name))
+
     def plan_reset(self, host, spec, plan):
         found = self.find(host, spec.key)
         if found is None:

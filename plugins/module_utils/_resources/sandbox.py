@@ -178,6 +178,8 @@ def _plan_root(host, spec, recorded, driver, upgrade):
     if empty:
         replaced = driver.plan_reset(host, spec, store) or replaced
     saved = (spec.policy.get("put_back") or {}).get(spec.key)  # by the module snapshot
+    if not empty and saved is None:
+        driver.refuse_stopped(host, spec.key)
     if saved is not None:
         replaced = True
         store.add("put back what sandbox %s had written" % spec.key, lambda: driver.put_back(host, spec.key, saved, spec.storage),
