@@ -41,7 +41,8 @@ class DeviceMapper:
 
     def mount(self, node, target, fstype, flags=0, data=None):
         self.before(["mount", node, target])
-        assert fstype == "ext4" and "discard" in data.split(",") and node in ["/dev/dm-%d" % number for name, number in self.numbers.items() if name in self.devices]
+        assert fstype == "ext4" and "discard" in data.split(",")
+        assert node in ["/dev/dm-%d" % number for name, number in self.numbers.items() if name in self.devices]
         os.makedirs(target + "/lost+found", exist_ok=True)
         self.mounts[target] = "253:" + node[len("/dev/dm-"):]
         self._show_mounts()
