@@ -8,9 +8,10 @@ side.py is one side, run on a Debian 13 that was brought back to its clean state
 with ExecStart= alone, read by one daemon-reload and started by one `systemctl start` of all of them, the cheapest way there is;
 before, `ip netns add` for each. The sandboxes are one run of the engine over a list: net, uts, ipc, mnt, pid and cgroup namespaces,
 overlay, three limits, and one service with the same command. Services that are alike have what a sandbox has of systemd, Type=notify
-and a slice of their own with the same limits; they have no limit, and show what is systemd's own. Each side is measured until pid 1 and journald are idle: the processor
-time of both by the scheduler's clock, and what their memory (PSS) has grown by. The host's time is its processor's instructions,
-4 ns each, so that a busy machine makes no difference and one run is enough. It has one processor, as counting takes.
+and a slice of their own with the same limits; they have no limit, and show what is systemd's own. Each side is measured until pid 1 and
+journald are idle: the processor time of both by the scheduler's clock, and what their memory (PSS) has grown by. The host's time is its
+processor's instructions, 4 ns each, so that a busy machine makes no difference and one run is enough. It has one processor, as counting
+takes.
 """
 
 from __future__ import annotations
