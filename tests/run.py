@@ -33,7 +33,8 @@ ALONE = [os.path.join(BIN, "python"), os.path.join(ROOT, "tests", "alone")]
 PYROUTE2 = {"0.5.14": ("python3.9", "python3.10", "python3.11"), "0.7.2": ("python3.11", "python"), "0.7.7": ("python3.13", "python"), "0.9.7": ("python",)}
 PYTEST = ["-q", "-p", "no:cacheprovider", "--junitxml"]
 LIMIT = 1800  # seconds for one command
-LONGEST = ("test_upgrade", "test_storage", "test_storage_at_once", "image_fleet", "quickstart")  # of tests/system and tests/integration: minutes each
+# of tests/system and tests/integration: minutes each
+LONGEST = ("test_upgrade", "test_upgrade_storage", "test_storage", "test_storage_at_once", "test_leaks", "image_fleet", "quickstart")
 HOSTS = ("debian12", "debian13")  # the virtual machines of tests/hosts and molecule; `make test` takes the last one
 
 
@@ -73,7 +74,9 @@ class Runner:
         return status, "".join(lines)
 
     def run_at_once(self, commands, cwd=tree.COPY):
-        """The exit status of each, in order; what one of them printed comes in one piece when it has ended."""
+        """The exit status of each, in order; what one of them printed comes in one piece when it has ended.
+
+        One more runs than there are processors, since tests of services wait for much of their time."""
         def run(argv):
             child = subprocess.Popen(
                 argv, cwd=cwd, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -86,7 +89,7 @@ class Runner:
             self.say("$ %s\n%s\nexit status %d" % (" ".join(argv), text, child.returncode))
             return child.returncode
 
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
             yield from pool.map(run, commands)
 
     def say(self, line):
@@ -147,7 +150,7 @@ def layers(runner):
 
 
 def system(runner):
-    # Each file in a private host of its own, as many at once as there are processors; the longest first, that it is not alone at the end.
+    # Each file in a private host of its own, some at once; the longest first, that it is not alone at the end.
     names = sorted((os.path.basename(path)[:-len(".py")] for path in glob.glob(os.path.join(tree.COPY, "tests", "system", "test_*.py"))),
                    key=lambda name: (name not in LONGEST, name))
     reports = {name: _report(name) for name in names}
@@ -195,7 +198,7 @@ def torture(runner):
 
 
 def integration(runner):
-    # Each target in a private host of its own, as many at once as there are processors; the longest first.
+    # Each target in a private host of its own, some at once; the longest first.
     names = sorted((name for name in os.listdir(os.path.join(tree.COPY, "tests", "integration", "targets"))
                     if not name.startswith(("setup_", "prepare_"))),  # only what other targets depend on
                    key=lambda name: (name not in LONGEST, name))
