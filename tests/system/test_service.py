@@ -310,6 +310,7 @@ def test_start_is_not_confused_by_an_earlier_end(converge, restart):
     parent = int(jail.text("/proc/%d/stat" % before["pid"]).rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGSTOP)
     os.kill(before["pid"], signal.SIGKILL)
+    jail.until(lambda: jail.text("/proc/%d/stat" % before["pid"]).rpartition(")")[2].split()[0] == "Z")  # until then it is a service that runs
     waker = subprocess.Popen(["/bin/sh", "-c", "sleep 0.5; kill -CONT %d" % parent])
     try:
         converge("service", name="a", state="started")
