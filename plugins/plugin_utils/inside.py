@@ -14,8 +14,8 @@ import shlex
 
 import yaml
 from ansible.errors import AnsibleConnectionFailure
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model import values
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 # the login shell of the host need not be one that knows these words, so it is given nothing but quoted ones
 AS_ROOT = 'test "$(id -u)" != 0 || shift "$0"; exec "$@"'
 
@@ -35,7 +35,7 @@ class Inside:
 
 def line(sandbox, program, become, cmd):
     """The line for the host's shell that has the sandbox's shell take ``cmd``; root has no need of ``become``."""
-    if not re.fullmatch("%s(/%s)?" % (NAME, NAME), sandbox):
+    if not all(values.is_name(part) for part in sandbox.split("/", 1)):
         raise AnsibleConnectionFailure("Cannot enter %r: it is not the name of a sandbox, nor of a service of one (SANDBOX/SERVICE). "
                                        "Set bulkhead_sandbox to what `bulkhead list` shows." % sandbox)
     words = ["/bin/sh", "-c", AS_ROOT, str(len(become)), *become, program, "run", sandbox, "/bin/sh", "-c", cmd]
@@ -54,7 +54,7 @@ def documentation(ours, theirs):
 def refusal(status, errors, sandbox, program):
     """Why the sandbox was not entered, if that is what the host said, or None: what a command answers inside is its own matter."""
     last = (errors.strip().splitlines() or [""])[-1].strip()
-    if status in (1, 125) and last.startswith(("Cannot enter %s: " % sandbox, "Cannot enter %s/exec: " % sandbox)):
+    if status in (1, 125) and last.startswith("Cannot enter %s: " % sandbox):
         return last
     if status == 1 and re.match(r"(sudo|doas): .*(password|tty|askpass|not permitted)", last, re.IGNORECASE):
         return ("Cannot enter %s: its host lets nobody but root do so without a password (%s). Allow `%s run %s` in its sudoers, "

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -25,6 +26,18 @@ WRITE = """
 dd if=/dev/zero of=/srv/big bs=64k conv=fsync 2> /out/error; echo $? > /out/status; echo done > /out/done
 exec sleep 1000
 """
+
+
+@contextlib.contextmanager
+def place():
+    """Where the layout and the sandboxes' words go; in the end no sandbox, image or directory of these is there."""
+    os.makedirs(BASE)
+    yield
+    for name in drive.new_host().records.names("sandboxes"):
+        answer = drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
+        assert "error" not in answer, answer
+    jail.clear_images()
+    shutil.rmtree(BASE)
 
 
 def made(*more):

@@ -14,7 +14,7 @@ import subprocess
 import drive
 import jail
 from archives import Layout, directory, entry, hard_link, symlink, tar
-from boxes import reboot
+from boxes import BASE, TYPES, reboot
 
 from module_utils._engine.plan import Plan, run_plan
 from module_utils._kernel import manifest, syscalls
@@ -22,11 +22,9 @@ from module_utils._model.errors import Problems
 from module_utils._program import host as program
 from module_utils._resources import _storage_tree
 
-BASE = "/run/boxes"
 LIB = "/var/lib/bulkhead"
 DRIVERS = os.environ.get("BULKHEAD_TEST_DRIVERS", "overlay btrfs copy").split()  # devicemapper: on a test host (tests/hosts/test_storage.py)
 DECLARED = {"devicemapper": dict(pool_size="300M")}  # beside the driver
-TYPES = ["uts", "ipc", "mnt", "pid"]
 
 __all__ = ("reboot",)
 

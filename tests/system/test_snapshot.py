@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 
+import boxes
 import drive
 import filesystems
 import jail
@@ -30,13 +30,9 @@ COUNT = "n=0; while :; do n=$((n+1)); echo $n > /srv/count; cp /srv/count /srv/c
 
 @pytest.fixture(autouse=True)
 def place(leaves_nothing):
-    os.makedirs(BASE)
-    yield
-    for name in drive.new_host().records.names("sandboxes"):
-        drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
-    jail.clear_images()
+    with boxes.place():
+        yield
     drive.reap()
-    shutil.rmtree(BASE)
 
 
 def snapshot(name="first", **more):

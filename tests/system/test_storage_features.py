@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 
-import drive
+import boxes
 import jail
 import pytest
 from archives import directory, entry, hard_link
-from boxes import BASE, made, reboot, sandbox, sandboxes, started
+from boxes import made, reboot, sandbox, sandboxes, started
 
 from module_utils._kernel import manifest
 
@@ -23,12 +23,8 @@ KEPT = [{}, {"redirect_dir": "on"}, {"redirect_dir": "on", "metacopy": "on"}, {"
 
 @pytest.fixture(autouse=True)
 def place(leaves_nothing):
-    os.makedirs(BASE)
-    yield
-    for name in drive.new_host().records.names("sandboxes"):
-        drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
-    jail.clear_images()
-    shutil.rmtree(BASE)
+    with boxes.place():
+        yield
 
 
 def image(version):

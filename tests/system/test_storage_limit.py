@@ -8,9 +8,9 @@ that is missing after a reboot is made again before anybody takes what it covers
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 
+import boxes
 import drive
 import filesystems
 import jail
@@ -25,12 +25,8 @@ KINDS = [dict(limit="loop"), dict(limit="tmpfs", keep=False), dict(keep=False), 
 
 @pytest.fixture(autouse=True)
 def place(leaves_nothing):
-    os.makedirs(BASE)
-    yield
-    for name in drive.new_host().records.names("sandboxes"):
-        drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
-    jail.clear_images()
-    shutil.rmtree(BASE)
+    with boxes.place():
+        yield
 
 
 def stored(**more):

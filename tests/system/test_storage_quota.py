@@ -13,10 +13,10 @@ import shutil
 import struct
 import subprocess
 
+import boxes
 import drive
-import jail
 import pytest
-from boxes import BASE, SIZE, TYPES, made, reboot, sandbox, sandboxes, started, told, writer
+from boxes import SIZE, TYPES, made, reboot, sandbox, sandboxes, started, told, writer
 
 from module_utils._kernel import quota, syscalls
 
@@ -42,12 +42,8 @@ def place(request, leaves_nothing, tmp_path_factory):
     if subprocess.run(["mount", "--no-mtab", "-o", "loop,prjquota", image, LIB], capture_output=True, check=False).returncode:
         pytest.skip("this kernel has no quotas of projects")
     disk = os.stat(LIB).st_dev
-    os.makedirs(BASE)
-    yield request.param
-    for name in drive.new_host().records.names("sandboxes"):
-        drive.converge("sandbox", sandboxes(sandbox(name, state="absent")))
-    jail.clear_images()
-    shutil.rmtree(BASE)
+    with boxes.place():
+        yield request.param
     while os.stat(LIB).st_dev == disk:
         syscalls.umount(LIB)
 

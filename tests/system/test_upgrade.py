@@ -398,17 +398,23 @@ def test_a_rollback_that_is_killed(converge, lab, point):
     assert jail.text("/var/lib/bulkhead/uppers/web/upper.previous/var/kept") == "by two"
 
 
+def about_to_fall_ill(converge, upper):
+    """The declaration of a sandbox that runs, and has written, and whose image stands for a version now that is ill."""
+    declared = sandbox(services=[{"name": "httpd", "health": ILL}], upgrade={"upper": upper, "trial": False})
+    bring(converge, "one")
+    converge("sandbox", **declared)
+    write("var/kept", "by one")
+    bring(converge, "two", more=(archives.entry(b"srv/bad"),))
+    return declared
+
+
 ILL = {"command": ["/bin/busybox", "test", "!", "-e", "/srv/bad"], "interval": "100ms", "retries": 2}
 
 
 @pytest.mark.parametrize("upper", ["keep", "fresh"])
 @pytest.mark.parametrize("point", ["service.await_health", "_upgrade.pick"])
 def test_what_was_killed_before_it_was_found_ill_is_brought_back(converge, refuse, point, upper):
-    declared = sandbox(services=[{"name": "httpd", "health": ILL}], upgrade={"upper": upper, "trial": False})
-    bring(converge, "one")
-    converge("sandbox", **declared)
-    write("var/kept", "by one")
-    bring(converge, "two", more=(archives.entry(b"srv/bad"),))
+    declared = about_to_fall_ill(converge, upper)
     drive.killed("sandbox", point, declared)
     message = refuse("sandbox", **declared)
     assert "service httpd is not healthy" in message and "Undone: go on with the upgrade of sandbox web" in message, message
@@ -420,11 +426,7 @@ def test_what_was_killed_before_it_was_found_ill_is_brought_back(converge, refus
 
 @pytest.mark.parametrize("upper", ["keep", "fresh"])
 def test_what_is_ill_is_brought_back_on_a_full_disk(converge, refuse, monkeypatch, upper):
-    declared = sandbox(services=[{"name": "httpd", "health": ILL}], upgrade={"upper": upper, "trial": False})
-    bring(converge, "one")
-    converge("sandbox", **declared)
-    write("var/kept", "by one")
-    bring(converge, "two", more=(archives.entry(b"srv/bad"),))
+    declared = about_to_fall_ill(converge, upper)
     write_all, left = Records.write_all, [1]
 
     def full(self, entries):

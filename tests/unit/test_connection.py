@@ -49,7 +49,7 @@ def test_names_are_names(name):
 
 @pytest.mark.parametrize("status, errors, words", [
     (1, "Warning: Permanently added\nCannot enter web: there is no such sandbox.\n", "Cannot enter web: there is no such sandbox."),
-    (125, "Cannot enter web/exec: its pid namespace is dead.", "Cannot enter web/exec: its pid namespace is dead."),
+    (125, "Cannot enter web: its supervisor is gone.", "Cannot enter web: its supervisor is gone."),
     (1, "sudo: a password is required", "without a password (sudo: a password is required)"),
     (1, "sudo: /opt/bulkhead: command not found", "does not have /opt/bulkhead"),
     (127, "web: 1: exec: /opt/bulkhead: not found", "does not have /opt/bulkhead"),

@@ -58,13 +58,14 @@ def set_space(directory, sys, size):
 def has_stopped(directory):
     """Whether nothing in it can be read or written until it is mounted anew: Linux 6.6 to 6.14 stop one whose journal could not be written, as
     EXT4_IOC_SHUTDOWN does; others still read it. What answers is fsync(2): EROFS where it can only be read, EIO where it has stopped."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     except OSError as exc:
         return exc.errno == errno.EIO
-    finally:
-        os.close(fd)
     return False
 
 

@@ -44,14 +44,14 @@ def together(host, nets):
             pass
     try:
         nsfs.child({}, lambda: _pin(host, [path for net, path in reserved]))
-    except OSError:
+    except OSError:  # what it made is there, and is looked for; the others are born without
         pass
     for net, path in reserved:
         try:
             net.made = nsfs.look(path, "net").alive
             if not net.made:
                 nsfs.unpin(path)
-        except OSError:
+        except OSError:  # an empty file of ours, which the birth takes away
             pass
 
 
