@@ -55,9 +55,9 @@ options:
         C(/var/lib/bulkhead) or C(/var/lib/bulkhead/roots) lies on one), file by file with shared blocks where the file system has them (V(copy)), or
         by a snapshot of a volume of a thin pool (V(devicemapper)). A driver that the host lacks is refused. C(storage.pool) of V(devicemapper)
         is a block device, or a file of C(storage.pool_size) that is made where it is missing, by default C(/var/lib/bulkhead/pool.img).
-      - C(storage.size) is how much may be written at most, layers not counted. Who writes more gets C(ENOSPC), or C(EDQUOT) where the kernel's quotas
-        keep the limit. The size changes in place, up and down, but not below what is written. Without it there is no limit, but with
-        V(devicemapper) V(10G).
+      - C(storage.size) is how much may be written at most, layers not counted. Files and directories count in whole blocks, and of a root where nothing is
+        written yet less than 64 KiB are in use. Who writes more gets C(ENOSPC), or C(EDQUOT) where the kernel's quotas keep the limit. The size
+        changes in place, up and down, but not below what is written. Without it there is no limit, but with V(devicemapper) V(10G).
       - C(storage.limit) says how V(overlay) and V(copy) keep the size. V(quota) is a project quota, where C(/var/lib/bulkhead) is on an ext4 or xfs that
         is mounted with C(prjquota). V(loop) is an ext4 in a file beside, made by C(mkfs.ext4), which takes room on the host as it is written. V(tmpfs) is
         memory, of V(overlay) with C(storage.keep) set to V(false) only. V(auto), the default, takes V(quota) for a sandbox with a user

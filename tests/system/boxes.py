@@ -21,6 +21,7 @@ from module_utils._program import host as program
 
 BASE = "/run/boxes"
 SIZE = 8 << 20
+LEAST = SIZE - (128 << 10)  # what a file has of it at the least: up to 64 KiB are of directories, and of the last write of 64 KiB there may be nothing
 TYPES = ["uts", "ipc", "mnt", "pid"]
 WRITE = """
 dd if=/dev/zero of=/srv/big bs=64k conv=fsync 2> /out/error; echo $? > /out/status; echo done > /out/done

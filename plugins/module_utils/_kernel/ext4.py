@@ -17,6 +17,9 @@ BLOCK = 4096
 TOOL = "mkfs.ext4"
 _ROOM, _TIMES = 64 << 30, 8  # it can be told to hold at least so many bytes, or so many times as many as at first
 _JOURNAL = 16  # MiB
+# All that it has, whatever mke2fs.conf(5) of the host names: that may take what is to be written (orphan_file, a default of e2fsprogs 1.47, has
+# 2 MiB of 64 GiB) or be unknown to the kernel. mke2fs knows these since 1.43.
+_FEATURES = "ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 
 
 def make(run, tool, path, size, journal):
@@ -31,7 +34,7 @@ def make(run, tool, path, size, journal):
 
 def format_device(run, tool, path, journal=True, more=()):
     """The same of a device or file that is there, whole; ``more``: extended options."""
-    features = ["-O", "^resize_inode" if journal else "^resize_inode,^has_journal"] + (["-J", "size=%d" % _JOURNAL] if journal else [])
+    features = ["-O", "none," + _FEATURES + ",has_journal" * journal] + (["-J", "size=%d" % _JOURNAL] if journal else [])
     status, dummy, errors = run([tool, "-q", "-F", "-m", "0", "-b", str(BLOCK), "-i", "8192", "-E", ",".join(("lazy_journal_init=1",) + more)]
                                 + features + [path])
     return status, " ".join(errors.split())
