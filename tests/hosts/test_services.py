@@ -134,3 +134,21 @@ def test_own_root(host, jail):
         options = dict(own, state=state) if state != "absent" else {"name": "unitbox2", "state": state}
         predicted, answer = host.converges("service", (True, False), **options)
         assert "error" not in answer and answer["changed"] == changed and predicted["actions"] == answer["actions"], (state, json.dumps(answer))
+
+
+def test_at_shutdown_each_has_its_time_to_end(fresh_host, jail):
+    """What it stands on goes after it: the keepers of its namespaces, and the file systems. Nothing at boot is there to order them by."""
+    fresh_host.run("mkdir /srv/real /srv/disk; echo '/srv/real /srv/disk none bind 0 0' >>/etc/fstab; systemctl daemon-reload; mount /srv/disk")
+    fresh_host.run("cp -a %s /srv/disk/root" % jail)
+    service = {"name": "last", "command": ["/bin/sh", "-c", "trap 'sleep 3; echo bye >/var/bye; exit 0' TERM; while :; do sleep 1 & wait $!; done"]}
+    shared = {"bind": [{"source": "/usr", "target": "/usr"}]}
+    box = dict(shared, name="unitbox", namespaces={"types": TYPES}, overlay={"lower": [jail]}, services=[service])
+    for noun, options in (("sandbox", {"sandboxes": [box]}), ("service", dict(shared, **service, root="/srv/disk/root"))):
+        answer = fresh_host.converge(noun, **options)
+        assert "error" not in answer and answer["changed"], answer
+    assert fresh_host.run("ls /etc/systemd/system | grep bulkhead-restore || true") == ""
+    fresh_host.reboot()
+    said = fresh_host.run("journalctl -b -1 -o cat --no-pager")
+    assert "Unmounted srv-disk.mount" in said and "Failed unmounting" not in said, said
+    places = fresh_host.run("find /srv/disk/root /var/lib/bulkhead -name bye").splitlines()
+    assert len(places) == 2, said

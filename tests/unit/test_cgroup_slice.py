@@ -414,6 +414,10 @@ def test_a_unit_file_reads_back(values):
     assert slices.read(slices.render("# made by bulkhead", "a/b", values)) == values
 
 
+def test_a_slice_below_another_is_stopped_with_it_at_shutdown():
+    assert ["DefaultDependencies=no" in slices.render("# made by bulkhead", name, {}) for name in ("a", "a/b", "bulkhead/web")] == [False, True, True]
+
+
 def test_systemd_with_cgroup_v1_is_refused(machine):
     machine.table = Table("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:9 / %(r)s rw - tmpfs tmpfs rw\n"
                           "3 2 0:9 / %(r)s/memory rw - cgroup cgroup rw,memory\n" % {"r": machine.root})

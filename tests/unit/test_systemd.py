@@ -20,6 +20,7 @@ WHOLE = """\
 [Unit]
 Description=Bulkhead service web/nginx
 After=bulkhead.service bulkhead-restore.service
+DefaultDependencies=no
 AssertPathExists=STATE/service/web:nginx/spec.json
 StartLimitIntervalSec=0
 
@@ -116,6 +117,15 @@ def test_the_whole_unit(init):
     spec = json.loads(files["spec.json"])
     assert spec["notify"] and spec["namespaces"]["pid"] == "/run/bulkhead/ns/web/pid" and spec["slice"] == "bulkhead-web.slice"
     assert spec["started"].endswith("/service/web:nginx/started.json") and systemd.WANTED in files and "health.json" not in files
+
+
+@pytest.mark.parametrize(("keys", "own"), [
+    ({"group": "bulkhead/web", "pid_pin": "/run/bulkhead/ns/web/pid"}, False), ({"group": "bulkhead/web"}, True),
+    ({"group": "web", "pid_pin": "/run/bulkhead/ns/web/pid"}, True), ({"pid_pin": "/run/bulkhead/ns/web/pid"}, True),
+])
+def test_default_dependencies_are_left_to_the_units_of_a_sandbox(init, keys, own):
+    text = render(init, **keys)[systemd.UNIT]
+    assert ("DefaultDependencies=no" in text) == (not own)
 
 
 @pytest.mark.parametrize(("keys", "line"), [

@@ -123,7 +123,10 @@ def changes(names, new):
 
 def render(made, name, values):
     """The text of a slice's unit file. ``made``: the first words of its first line."""
-    lines = [made + " for cgroup " + name, "[Unit]", "Description=Bulkhead: cgroup " + _plain(name), "", "[Slice]"]
+    lines = [made + " for cgroup " + name, "[Unit]", "Description=Bulkhead: cgroup " + _plain(name)]
+    if "/" in name:
+        lines.append("DefaultDependencies=no")  # it is stopped with the one above, which has them
+    lines += ["", "[Slice]"]
     for key in sorted(values):
         lines += ["%s=%s" % (key, line) for line in values[key]]
     return "\n".join(lines) + "\n"
