@@ -50,3 +50,9 @@ def test_role(role):
     assert declared == defaults
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as text:
         assert "roles/%s/README.md" % role in text.read()
+
+
+def test_site_is_of_all_roles():
+    tasks = load("playbooks", "site.yml")[0]["tasks"]
+    roles = [task["ansible.builtin.import_role"]["name"] for task in tasks if "ansible.builtin.import_role" in task]
+    assert sorted(roles) == ["bulkhead.isolation." + name for name in names("roles")]
