@@ -124,6 +124,19 @@ def test_one_that_fails_is_undone_and_the_others_are_made(declare, tmp_path):
     assert drive.converge("sandbox", declare("good", "fine"))["changed"] is False
 
 
+@pytest.mark.parametrize("others", [(), ("good",)])
+def test_those_that_fail_first_leave_what_the_others_live_in(converge, declare, others):
+    options = declare("bad", "worse", *others)
+    for each in options["sandboxes"][:2]:
+        each["services"] = [{"name": "x", "command": ["/bin/no-such-command"]}]
+    answer = drive.converge("sandbox", options)
+    assert [answer["keys"][name]["not_undone"] for name in ("bad", "worse")] == [[], []], answer
+    assert bool(glob.glob("/sys/fs/cgroup/*/bulkhead")) == bool(others)
+    if others:
+        converge("sandbox", sandboxes=[{"name": name, "state": "absent"} for name in others], remove_data=True)
+    assert not glob.glob("/sys/fs/cgroup/*/bulkhead")
+
+
 MADE = ["make directory /var/lib/bulkhead/uppers/web/work", "make directory /var/lib/bulkhead/uppers/web/upper", "create cgroup bulkhead/web"]
 BIRTH = "create cgroup, ipc, uts, net, pid, mnt of namespaces web"
 

@@ -169,9 +169,10 @@ class Trees:
         made.append((key, name))
 
     def unmake(self, made):
-        """Remove what make() made, the deepest first."""
+        """Remove what make() made, the deepest first, but a parent that others live in by now: it goes with the last of them."""
         for key, name in reversed(made):
-            _rmdir(self.path(name, key))
+            if not nested(self.path(name, key)):
+                _rmdir(self.path(name, key))
 
     def make_leaf(self, name, leaf):
         """The directory of a leaf on cgroup2 (v1 has none): where processes live, as NAME may have controllers enabled below."""

@@ -98,7 +98,7 @@ def plan_absent(host, trees, spec, plan, found, claim):
     plan.record(NOUN, name, None)
     if not found:
         if claim is not None:  # removed by hand, or by a run that was killed before its end
-            plan.add("forget cgroup %s" % name, lambda: _remove(host, trees, name))
+            plan.add("forget cgroup %s" % name, lambda: remove(host, trees, name))
         return
     below = [each for each in host.cached((NOUN, None), lambda: host.claims.names(NOUN)) if each.startswith(name + "/") and trees.exists(each)]
     if below:
@@ -108,7 +108,7 @@ def plan_absent(host, trees, spec, plan, found, claim):
         raise BulkheadError("Cannot remove cgroup %s: others have made cgroups in it, such as %s. Remove them, or set force: true." % (
             name, trees.children(name, strange)[0]))
     plan_end(host, trees, spec, plan, lambda: _kill(trees, name))
-    plan.add("remove cgroup %s" % name, lambda: _remove(host, trees, name))
+    plan.add("remove cgroup %s" % name, lambda: remove(host, trees, name))
 
 
 def plan_end(host, trees, spec, plan, kill):
@@ -130,7 +130,7 @@ def _kill(trees, name):
             name, ", ".join(str(pid) for pid in trees.processes(name)[:5])))
 
 
-def _remove(host, trees, name):
+def remove(host, trees, name):
     """Remove it, and those parents that were made only for it and hold nothing any more. The claims go last, its own at the
     very end, so that a run that is killed here is brought to its end by the next."""
     gone = [name]

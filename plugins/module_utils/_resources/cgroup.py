@@ -288,11 +288,10 @@ class _Present:
 
         def undo():
             if not self.found:
-                trees.remove(name)
+                from ._cgroup_acts import remove
+
+                remove(self.host, trees, name)
             trees.unmake(made)
-            for each in parents + [name]:
-                if not trees.exists(each):
-                    claims.drop(NOUN, each)
 
         if not self.found:
             self.plan.differ("state", "absent", "present")
