@@ -36,14 +36,14 @@ options:
   state:
     description:
       - V(present) has the program of this version of the collection installed and run at boot, and the supervisor running.
-      - V(absent) removes all sandboxes, services, overlays, namespaces and cgroups that the modules of this collection made,
-        their records, the supervisor, what runs at boot, and the program.
+      - V(absent) removes all sandboxes, services, overlays, interfaces, namespaces, networks and cgroups that the modules of this
+        collection made, their records, the supervisor, what runs at boot, and the program. Processes in them are killed.
     type: str
     choices: [present, absent]
     default: present
   remove_data:
     description:
-      - Whether V(absent) also removes the read-write layers that hold data, the images, and the logs of services.
+      - Whether V(absent) also removes the read-write layers that hold data, the snapshots, the images, and the logs of services.
     type: bool
     default: false
 seealso:

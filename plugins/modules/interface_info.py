@@ -130,9 +130,21 @@ interfaces:
       returned: always
       sample: deny all but 10.42.0.0/24, 192.0.2.10 tcp 443
     parent:
-      description: The device of the host that it stands on.
+      description: The device of the host that it stands on, or null.
       type: str
       returned: of the types that have one
+    mode:
+      description: The mode.
+      type: str
+      returned: of type macvlan and ipvlan
+    vlan_id:
+      description: The VLAN.
+      type: int
+      returned: of type vlan
+    vni:
+      description: The number of the vxlan. Its C(remote), C(local) and C(port) are there, too.
+      type: int
+      returned: of type vxlan
     device:
       description: The name that a device had on the host.
       type: str
