@@ -15,7 +15,7 @@ import remote
 
 TOOLS = ("dmsetup", "libdevmapper1.02.1", "e2fsprogs", "libcom-err2", "libss2", "logsave", "busybox-static")
 EXT2 = {"debian12": "libext2fs2", "debian13": "libext2fs2t64"}
-SUITE = ("python3-pytest", "python3-pluggy", "python3-iniconfig", "python3-packaging", "btrfs-progs", "liblzo2-2", "runit", "tini")
+SUITE = ("python3-pytest", "python3-attr", "python3-pluggy", "python3-iniconfig", "python3-packaging", "btrfs-progs", "liblzo2-2", "runit", "tini")
 POOL = "/var/lib/bulkhead/pool.img"
 DEVICES = "dmsetup ls; losetup --noheadings --list --output BACK-FILE"
 
