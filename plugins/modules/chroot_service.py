@@ -173,10 +173,10 @@ options:
         description: Whether anything is kept.
         type: bool
       max_size:
-        description: The size at which a file is rotated, such as V(1M). The journal has limits of its own, and this is not used.
+        description: The size at which a file is rotated, by default V(1M). The journal has limits of its own, and this is not used.
         type: str
       max_files:
-        description: How many rotated files are kept. The same of the journal.
+        description: How many rotated files are kept, by default 10. The same of the journal.
         type: int
   health:
     description:

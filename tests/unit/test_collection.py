@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 
 import pytest
 import yaml
+from ansible_collections.bulkhead.isolation.plugins.module_utils._model import build, image, image_sources, interface, sandbox, storage, upgrade
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
@@ -56,3 +59,13 @@ def test_site_is_of_all_roles():
     tasks = load("playbooks", "site.yml")[0]["tasks"]
     roles = [task["ansible.builtin.import_role"]["name"] for task in tasks if "ansible.builtin.import_role" in task]
     assert sorted(roles) == ["bulkhead.isolation." + name for name in names("roles")]
+
+
+@pytest.mark.parametrize("name, keys", [
+    ("sandbox", sandbox.KEYS + storage.KEYS + upgrade.KEYS),
+    ("interface", interface.OPTIONS),
+    ("image", tuple(image.LIMITS) + image_sources.HOST + sum(image_sources.BOOTSTRAP.values(), ()) + build._RUN + build._COPY + build._WRITE),
+])
+def test_keys_that_ansible_does_not_know_are_told_of(name, keys):
+    text = importlib.import_module("ansible_collections.bulkhead.isolation.plugins.modules." + name).DOCUMENTATION
+    assert [key for key in keys if not re.search(r"[CVO]\(([\w.]*\.)?%s\b" % key, text) and not re.search(r"^  %s:$" % key, text, re.M)] == []
