@@ -16,6 +16,7 @@ takes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -30,8 +31,8 @@ COUNT = int(os.environ.get("BULKHEAD_SCALE") or 300)
 PAIRS = 1
 LIMIT = 1.2
 PATIENCE = 7200  # seconds for one side, which takes minutes on a machine that does nothing else
-FIGURES = (("make", "systemd cpu", "s"), ("make", "journald cpu", "s"), ("make", "systemd memory", "KiB"), ("make", "journald memory", "KiB"),
-           ("remove", "systemd cpu", "s"), ("remove", "journald cpu", "s"))
+WHO = {"systemd and journald": ("systemd", "journald"), "systemd": ("systemd", ), "journald": ("journald", )}
+FIGURES = (("make", "cpu", "s"), ("make", "memory", "KiB"), ("remove", "cpu", "s"))
 
 
 def rows():
@@ -50,11 +51,11 @@ def rows():
         alike = [side("alike")]
     finally:
         host.destroy()
-    for phase, what, unit in FIGURES:
-        yield measure.row("%s %d sandboxes: %s, of as many plain services" % (phase, COUNT, what), LIMIT if phase == "make" else None,
-                          *[[each[phase][what] for each in found] for found in (ours, plain)], unit=unit)
-        yield measure.row("%s %d sandboxes: %s, of as many services alike" % (phase, COUNT, what), None,
-                          *[[each[phase][what] for each in found] for found in (ours, alike)], unit=unit)
+    for (phase, what, unit), (who, each) in itertools.product(FIGURES, WHO.items()):
+        costs = [[sum(one[phase]["%s %s" % (name, what)] for name in each) for one in found] for found in (ours, plain, alike)]
+        name = "%s %d sandboxes: %s of %s, of as many " % (phase, COUNT, what, who)
+        yield measure.row(name + "plain services", LIMIT if phase == "make" else None, costs[0], costs[1], unit=unit)
+        yield measure.row(name + "services alike", None, costs[0], costs[2], unit=unit)
     yield measure.row("a run over %d that changes nothing: systemd cpu, of making plain services" % COUNT, None,
                       [each["again"]["systemd cpu"] for each in ours], [each["make"]["systemd cpu"] for each in plain], unit="s")
 

@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine import aside, engine, places
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.host import Host
 from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.lock import Lock
-from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import Plan, run_plan, run_plans, run_together
+from ansible_collections.bulkhead.isolation.plugins.module_utils._engine.plan import SIDE_BY_SIDE, Plan, run_plan, run_plans, run_together
 from ansible_collections.bulkhead.isolation.plugins.module_utils._model.errors import BulkheadError
 
 
@@ -232,6 +232,19 @@ def test_what_is_gathered_waits_for_all_plans_and_each_has_its_own_end(host):
     assert ended == [("b", "Cannot start b1: it ended. Undone: make b."), ("a", None)]
     run_plan(plans[2])  # by itself, nothing is gathered
     assert done[-2:] == ["make c", "c1"]
+
+
+def test_of_a_long_list_some_run_side_by_side(host):
+    done, plans = [], [Plan(str(number)) for number in range(2 * SIDE_BY_SIDE + 1)]
+
+    def gather(dummy, things):
+        done.append(things)
+
+    for number, plan in enumerate(plans):
+        plan.add("start", lambda: None, gather=gather, thing=number)
+    plans[1].error = BulkheadError("refused")
+    assert [plan.key for plan, dummy in run_plans(host, plans)] == [plan.key for plan in plans if plan.error is None]
+    assert [len(things) for things in done] == [SIDE_BY_SIDE, SIDE_BY_SIDE] and sum(done, []) == [0] + list(range(2, len(plans)))
 
 
 def test_the_lock_is_held_alone_waits_and_names_its_holder(tmp_path):

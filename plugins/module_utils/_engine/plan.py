@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from .._model.errors import BulkheadError, reason
 
+# Plans of one run. Not all of a long list: for each slice or service that it starts, systemd looks at all the other slices that are
+# there, so those of sandboxes whose turn comes later had better not be (docs/performance.md).
+SIDE_BY_SIDE = 32
+
 
 class Step:
     """One act on the host, named as a result shows it (`set memory.max of bulkhead/web`).
@@ -15,8 +19,8 @@ class Step:
     ``apply`` and ``undo`` take no arguments; ``apply`` tolerates its own half-done result from a killed run;
     ``undo`` is None where nothing has to be taken back. ``together``: a function of the host and a list of things, with ``thing``
     the one of this step: it does ahead, at once for the steps of many plans, what ``apply`` then finds done, or raises for.
-    ``gather``: the same, but not before all plans have come so far; it raises nothing. ``instead``: in place of undoing this step and
-    those after it, one by one, this brings back what was before, and raises what it could not.
+    ``gather``: the same, but not before all plans that run side by side have come so far; it raises nothing. ``instead``: in place of
+    undoing this step and those after it, one by one, this brings back what was before, and raises what it could not.
     """
 
     __slots__ = ("name", "apply", "undo", "together", "thing", "ahead", "gather", "instead")
@@ -114,7 +118,13 @@ def _in_order(plans):
 
 def run_plans(host, plans):
     """Run each plan that has no error; yield (plan, None or its error) as they end."""
-    running = [(plan, _run(plan)) for plan in plans if plan.error is None]
+    ready = [plan for plan in plans if plan.error is None]
+    for first in range(0, len(ready), SIDE_BY_SIDE):
+        yield from _run_side_by_side(host, ready[first:first + SIDE_BY_SIDE])
+
+
+def _run_side_by_side(host, plans):
+    running = [(plan, _run(plan)) for plan in plans]
     while running:
         groups, waiting = {}, []
         for plan, run in running:

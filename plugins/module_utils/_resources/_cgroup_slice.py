@@ -175,9 +175,11 @@ class Slice(_Present):
                 self.plan.differ("unit_file", self.old, self.new)
         names = ([first] if first else []) + ["set %s of %s" % (limit.file, self.name) for limit, wanted in self.sets]
         checks = ([None] if first else []) + self.sets
+        # Of what is there, one reload serves all; what is new is started when its turn comes (_engine/plan.py: SIDE_BY_SIDE).
+        way = {"together" if self.found else "gather": bring_about, "thing": self}
         for index, step in enumerate(names):
             if index == 0:
-                self.plan.add(step, lambda check=checks[0]: self._first(check), self.undo, together, self)
+                self.plan.add(step, lambda check=checks[0]: self._first(check), self.undo, **way)
             else:
                 self.plan.add(step, lambda check=checks[index]: self._check(*check))
 
@@ -213,7 +215,7 @@ class Slice(_Present):
 
     def _first(self, check):
         if not self.done and self.error is None:
-            together(self.host, [self])
+            bring_about(self.host, [self])
         if self.error is not None:
             self._undo_quietly()
             raise self.error
@@ -297,7 +299,7 @@ class Slice(_Present):
         self.plan.add("%s %s" % (verb, name), apply, lambda: back(self.host, self.unit))
 
 
-def together(host, entries):
+def bring_about(host, entries):
     """Bring many slices about: all files, the limits of those that run one by one, one reload if one is needed, one start."""
     changed = host.units_changed
     for each in entries:
