@@ -142,7 +142,19 @@ interfaces:
       type: int
       returned: of type vlan
     vni:
-      description: The number of the vxlan. Its C(remote), C(local) and C(port) are there, too.
+      description: The number of the vxlan.
+      type: int
+      returned: of type vxlan
+    remote:
+      description: The address that it sends to.
+      type: str
+      returned: of type vxlan, where it has one
+    local:
+      description: The address that it sends from.
+      type: str
+      returned: of type vxlan, where it has one
+    port:
+      description: The port of UDP that it uses.
       type: int
       returned: of type vxlan
     device:
