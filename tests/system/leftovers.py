@@ -20,6 +20,11 @@ import time
 from module_utils._kernel import netlink
 
 FILES = ("/run", "/etc/bulkhead", "/etc/netns", "/var/lib/bulkhead", "/var/log/bulkhead")
+# Of a real host: where units have files, what its own services do with theirs in /run, and where these services are.
+UNITS = ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system", "/run/systemd/system.control")
+ITS_OWN = ("/run/systemd", "/run/udev", "/run/user", "/run/log", "/run/sudo")
+SERVICES = "/system.slice/"
+KERNEL = 0x200000  # PF_KTHREAD
 # What the engine makes once for the whole host, and keeps; and the directory that mount(8) and umount(8) make and remove.
 PLACES = re.compile(
     r"(mount|file) /run/bulkhead(/(ns|mntns|mnt|made|service|bin))?$"
@@ -44,9 +49,9 @@ def _read(path):
 
 
 def mounts():
-    """{line: count}: a mount point, what is mounted there and how it propagates."""
+    """{line: count}: a mount point, what is mounted there and how it propagates; as we see it, and as the host does, where we are aside."""
     found = {}
-    for line in _read("/proc/self/mountinfo").splitlines():
+    for line in (_read("/proc/self/mountinfo") + _read("/proc/1/mountinfo")).splitlines():
         left, right = line.split(" - ", 1)
         fields = left.split()
         point = OCTAL.sub(lambda octal: chr(int(octal.group(1), 8)), fields[4])
@@ -90,6 +95,8 @@ def processes():
             continue
         name = record[record.index("(") + 1:record.rindex(")")]
         fields = record[record.rindex(")") + 2:].split()
+        if int(fields[6]) & KERNEL or "::" + SERVICES in _read("/proc/%s/cgroup" % pid):
+            continue
         words = _read("/proc/%s/cmdline" % pid).replace("\0", " ").strip()
         found.add(("process %s started at %s" % (pid, fields[19]), "%s %s" % (fields[0] if fields[0] == "Z" else "", words or name)))
         for kind in ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"):
@@ -102,7 +109,17 @@ def processes():
 
 def cgroups():
     """Every cgroup in every hierarchy."""
-    return {("cgroup " + where, "") for where, names, files in os.walk("/sys/fs/cgroup") if "cgroup.procs" in files}
+    return {("cgroup " + where, "") for where, names, files in os.walk("/sys/fs/cgroup")
+            if "cgroup.procs" in files and not where.startswith("/sys/fs/cgroup" + SERVICES)}
+
+
+def units():
+    """What systemd has in memory of ours, where it is init, and in which state."""
+    if not os.path.isdir("/run/systemd/system"):
+        return set()
+    listed = subprocess.run(["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "bulkhead*", "run-netns*", "run-bulkhead*"],
+                            stdout=subprocess.PIPE, text=True, check=True).stdout
+    return {("unit " + line.split()[0], " ".join(line.split()[1:4])) for line in listed.splitlines()}
 
 
 def interfaces():
@@ -136,8 +153,9 @@ def network():
 def files():
     """Files below the run-time paths, on whichever mount they are; the content of overlays is not ours to list."""
     found = set()
-    for top in FILES:
+    for top in FILES + UNITS:
         for where, names, plain in os.walk(top):
+            names[:] = [name for name in names if os.path.join(where, name) not in ITS_OWN]
             if re.match(r"/run/bulkhead/mnt/[^/]+$", where):
                 names[:] = []
                 continue
@@ -162,7 +180,7 @@ class Snapshot:
 
     def __init__(self):
         alive, spaces = processes()
-        self.things = mounts() | loops() | alive | spaces | cgroups() | interfaces() | network() | files() | descriptors()
+        self.things = mounts() | loops() | alive | spaces | cgroups() | units() | interfaces() | network() | files() | descriptors()
 
     def difference(self, later):
         """What LATER has more, and what it has less, as lines; processes and namespaces may end."""

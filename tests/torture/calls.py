@@ -11,6 +11,7 @@ arguments. HARMLESS: reads, or changes only the calling process. A call in neith
 from __future__ import annotations
 
 import os
+import re
 import struct
 
 # name: (number, which argument is the path that it works on, or None)
@@ -69,6 +70,10 @@ TO = {"copy_file_range": 2, "splice": 2}  # where the descriptor of what grows i
 O_CREAT, O_TRUNC, O_TMPFILE, OPEN_TREE_CLONE, AT_FDCWD = 0o100, 0o1000, 0o20000000, 1, 0xFFFFFF9C
 RTM_BASE, RTM_END = 16, 128
 NFT_GET = frozenset(10 << 8 | number for number in (1, 4, 7, 10, 13, 16, 19, 23))  # NFT_MSG_GET… of linux/netfilter/nf_tables.h
+# D-Bus: what says who we are, the header field of a method's name, and those of systemd's that only ask.
+GREETINGS = (b"\0AUTH ", b"BEGIN\r\n")
+MEMBER = re.compile(rb"\x03\x01s\0....(\w+)\0", re.DOTALL)
+ASKS = ("Hello", "Get", "ListJobs", "ListUnitsByPatterns")
 
 
 class Unclassified(Exception):
@@ -138,7 +143,7 @@ def classify(pid, number, args, foreign):
         if name == "sendto" and shown == "socket":
             size, number = struct.unpack("IH", memory(pid, args[1], 6).ljust(6, b"\0"))
             if not 16 <= size <= args[2]:
-                return name, shown
+                return _message(name, memory(pid, args[1], args[2]))
             if RTM_BASE <= number < RTM_END:  # rtnetlink(7): of each four, the third asks only
                 return None if number % 4 == 2 else (name, "rtnetlink %d" % number)
             if number in NFT_GET:
@@ -146,6 +151,14 @@ def classify(pid, number, args, foreign):
         return name, shown
     shown = string(pid, args[path]) if path is not None else ""
     return None if shown == "/dev/null" else (name, shown)
+
+
+def _message(name, data):
+    """classify() of what is sent to a socket that is none of netlink."""
+    member = MEMBER.search(data)
+    if data.startswith(GREETINGS) or member and member.group(1).decode() in ASKS:
+        return None
+    return name, "dbus " + member.group(1).decode() if member else "socket"
 
 
 def grows(pid, number, args):

@@ -29,6 +29,8 @@ class Operation:
 
     once = False
     fails = None
+    systemd = False  # is it for a real host, where systemd is init, and not for a private one?
+    patience = 30.0  # seconds for a traced run
     before = ()
     remove = ()
 
@@ -46,6 +48,10 @@ class Operation:
     def declared(self):
         """What the kernel shows differently from what was declared, as lines."""
         return []
+
+    def shown(self):
+        """More that is to be as the unbroken run leaves it: a set of lines."""
+        return set()
 
     def cleanup(self):
         """The reverse of prepare()."""

@@ -10,7 +10,8 @@ import importlib
 
 from operation import TABLE
 
-for noun in ("cgroups", "namespaces", "overlays", "services", "sandboxes", "several", "images", "mounted", "networks", "limits", "roots", "upgrades"):
+for noun in ("cgroups", "namespaces", "overlays", "services", "sandboxes", "several", "images", "mounted", "networks", "limits", "roots", "upgrades",
+             "units"):
     importlib.import_module(noun)  # each puts its own into the table
 
 __all__ = ("TABLE",)

@@ -9,6 +9,7 @@
     python tests/torture/run.py --only 'cgroup-create 0 rename /run/bulkhead/made/cgroup/bulkhead.json 1 EPERM'   one
     python tests/torture/run.py --ways KILL,FULL --until 13:10 --operation 'root-*'   so of these, as many as there is time for
     python tests/torture/run.py --list             the operations
+    python3 tests/torture/run.py --here            those of a host where systemd is init, on this host itself (tests/hosts/test_torture.py)
 
 A point is (process, call, on what, K): the K-th time that this process makes that call on it. They are taken from the trace of
 the unbroken run; a call without its point, or a point to which the run does not come, fails. After each: the next run converges
@@ -48,7 +49,7 @@ WAYS = (*KILLS, "FULL", *ERRORS)
 
 
 class Worker:
-    """A private host that answers requests; replaced when something was left on it."""
+    """A host that answers requests: a private one, replaced when something was left on it, or this one."""
 
     def __init__(self, alone, cpu):
         # On one processor: the kernel hands out the ids of mount namespaces in batches to each, and so the same calls are made.
@@ -218,24 +219,26 @@ def main():
     parser.add_argument("--until", metavar="HH:MM", help="run no further point after that; what was run until then is an even sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--alone", default="", help="options for the private hosts, such as '--root shared'")
+    parser.add_argument("--here", action="store_true", help="no private hosts: on this one, where systemd is init, what is for such a host")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--points", action="store_true", help="show the calls of each operation, break nothing")
     arguments = parser.parse_args()
     import operations
 
-    names = [name for name in operations.TABLE
-             if not arguments.operation or any(fnmatch.fnmatch(name, glob) for glob in arguments.operation)]
+    names = [name for name, operation in operations.TABLE.items() if operation.systemd == arguments.here
+             and (not arguments.operation or any(fnmatch.fnmatch(name, glob) for glob in arguments.operation))]
     if arguments.list:
         print("\n".join(names))
         return 0
     start = time.monotonic()
-    alone = [ALONE, *arguments.alone.split()]
+    alone = [] if arguments.here else [ALONE, *arguments.alone.split()]
+    jobs = 1 if arguments.here else arguments.jobs
     tally = Tally()
     if arguments.only:
         name, process, call, what, count, error = arguments.only.split()
         cases = [(name, [process, call, what, int(count)], error)]
     else:
-        points = traces(arguments.jobs, alone, names, tally)
+        points = traces(jobs, alone, names, tally)
         if arguments.points:
             for name in names:
                 for point in points.get(name, ()):
@@ -259,7 +262,7 @@ def main():
             problems = []
         tally.note(name, "kill" if error in KILLS else "error", label(name, point, error), problems)
 
-    at_once(arguments.jobs, alone, chunks(cases, arguments.until), lambda worker, chunk: [act(worker, case) for case in chunk])
+    at_once(jobs, alone, chunks(cases, arguments.until), lambda worker, chunk: [act(worker, case) for case in chunk])
     tally.show(time.monotonic() - start)
     return 1 if tally.failed else 0
 

@@ -37,10 +37,14 @@ class Sandbox(Service):
         if one.get("state") == "absent":
             return gone("/run/netns/web", "/run/bulkhead/ns/web", "/run/bulkhead/mntns/web", "/sys/fs/cgroup/*/bulkhead",
                         "/run/bulkhead/service/web*") + ["it runs" for pid in running()]
+        return self.shows(one, {V1 % "memory" + "memory.limit_in_bytes": str(int(one["cgroup"]["memory_max"][:-1]) << 20)})
+
+    def shows(self, one, files):
+        """What does one that is there show differently, with these files of its cgroup?"""
         pids = settle(len(one["services"]))
         if len(pids) != len(one["services"]):
             return ["%d processes run" % len(pids)]
-        wrong = expect({V1 % "memory" + "memory.limit_in_bytes": str(int(one["cgroup"]["memory_max"][:-1]) << 20)})
+        wrong = expect(files)
         if hostname() != one["namespaces"]["hostname"]:
             wrong.append("the hostname is %r" % hostname())
         for kind in one["namespaces"]["types"]:

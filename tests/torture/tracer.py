@@ -127,7 +127,7 @@ class Tracer:
                 if time.monotonic() > end:
                     break
                 pause += 1  # most stops follow each other at once
-                time.sleep(0 if pause < 200 else 0.0005)
+                os.sched_yield() if pause < 200 else time.sleep(0.0005)
                 continue
             pause = 0
             if os.WIFEXITED(status) or os.WIFSIGNALED(status):
@@ -141,7 +141,7 @@ class Tracer:
             else:
                 self.early[pid] = status
         if not ended:
-            self.run.problems.append("does not end within %d s" % self.patience)
+            self.run.problems.append("does not end within %d s: %s" % (self.patience, "; ".join(map(self.where, self.tasks.values()))))
             for pid in list(self.tasks):
                 os.kill(pid, signal.SIGKILL)
             while self.tasks:
@@ -150,6 +150,14 @@ class Tracer:
                     self.tasks.pop(pid, None)
         for pid in list(self.tasks):  # what outlives the function is for the check of what is left
             self.release(pid)
+
+    def where(self, task):
+        """What a process of the run is in."""
+        try:
+            with open("/proc/%d/syscall" % task.pid) as call, open("/proc/%d/wchan" % task.pid) as waits, open("/proc/%d/cmdline" % task.pid) as words:
+                return "%s in call %s, %s: %s" % (task.name, call.read().strip(), waits.read(), words.read().replace("\0", " ")[:60])
+        except OSError as exc:
+            return "%s %s" % (task.name, exc.strerror)
 
     def release(self, pid):
         try:
@@ -195,7 +203,8 @@ class Tracer:
                     return
             elif event == 0:
                 deliver = number
-            ptrace(SYSCALL, task.pid, 0, deliver)
+            seen = self.run.reached and not self.lasting and task.answer is None  # what comes after the point is of no interest
+            ptrace(CONT if seen else SYSCALL, task.pid, 0, deliver)
         except ProcessLookupError:
             pass  # killed meanwhile: waitpid will say so
 

@@ -46,23 +46,23 @@ def import_all():
                 pass  # an operation that needs it says so
 
 
-def apply(task):
-    return drive.apart(*task)
-
-
 class Bench:
     """One operation on this host: set up, break, mend, remove, compare."""
 
     def __init__(self, name):
         self.operation = operations.TABLE[name]
         self.problems = []
+        self.shown = None
         self.cycle(None, None)  # makes the places that stay
         if self.problems:
             raise RuntimeError("the unbroken cycle: %s" % "; ".join(self.problems))
         self.baseline = leftovers.Snapshot()
 
+    def apply(self, task):
+        return drive.isolated(lambda: drive.converge(*task), 2 * self.operation.patience)
+
     def must(self, what, task, changed=None):
-        answer = apply(task)
+        answer = self.apply(task)
         if "error" in answer:
             self.problems.append("%s fails: %s" % (what, answer["error"]))
         elif changed is not None and answer["changed"] != changed:
@@ -77,7 +77,8 @@ class Bench:
             self.must("the set-up", task)
         operation.damage()
         noun, options = operation.act
-        run = tracer.trace(lambda: drive.converge(noun, options), point=point, error=error, lasting=lasting)
+        run = tracer.trace(lambda: drive.converge(noun, options), point=point, error=error, lasting=lasting, patience=operation.patience)
+        drive.new_host()  # joins the mount namespace that the engine works in, where that is aside: what is there is to be seen
         self.problems += run.problems
         claimed = self.judge(run, point, error)
         if not abandon:
@@ -93,7 +94,7 @@ class Bench:
         """The next run brings about what was declared."""
         operation = self.operation
         if operation.fails:
-            answer = apply(operation.act)
+            answer = self.apply(operation.act)
             if operation.fails not in answer.get("error", ""):
                 self.problems.append("the next run does not end with %r: %s" % (operation.fails, answer))
             self.problems += ["the host is not as declared: %s" % line for line in operation.declared()]
@@ -105,6 +106,10 @@ class Bench:
             self.must("the next run", operation.act, changed=False if claimed else None)
         self.problems += ["the host is not as declared: %s" % line for line in operation.declared()]
         self.must("the run after it", operation.steady, changed=False)
+        shown = operation.shown()
+        self.shown = shown if self.shown is None else self.shown
+        self.problems += ["%s an unbroken run: %s" % (words, line) for words, lines in (
+            ("not as after", shown - self.shown), ("missing of", self.shown - shown)) for line in sorted(lines)]
 
     def judge(self, run, point, error):
         """Is the answer of the broken run one that a user may be given? Did it claim to be done?"""
