@@ -92,6 +92,11 @@ def told(name):
 
 def reboot():
     """What a reboot takes: all that is alive, and no data."""
+    take_away(clear=True)
+
+
+def take_away(**options):
+    """What the module `host` does with state=absent."""
     host, plan = drive.new_host(), Plan()
-    program.plan(host, program.parse(dict(state="absent", clear=True), "", Problems()), plan)
+    program.plan(host, program.parse(dict(options, state="absent", program="/nowhere/bulkhead"), "", Problems()), plan)
     run_plan(plan)

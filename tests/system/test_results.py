@@ -13,10 +13,7 @@ import boxes
 import drive
 import pytest
 import yaml
-from module_utils._engine.plan import Plan, run_plan
 from module_utils._model import limits
-from module_utils._model.errors import Problems
-from module_utils._program import host as program
 
 TYPES = {"str": str, "int": int, "bool": bool, "list": list, "dict": dict, "raw": object}
 MAP = ["0 100000 65536"]
@@ -66,10 +63,7 @@ def fixture_everything(converge):
         converge("sandbox", sandboxes=[boxes.sandbox(services=[dict(SLEEP, health={"command": ["/bin/sleep", "0"]})])])
         converge("snapshot", sandbox="box", name="kept")
         yield
-        plan = Plan()
-        host = drive.new_host()
-        program.plan(host, program.parse({"state": "absent", "program": "/nowhere/bulkhead", "remove_data": True}, "", Problems()), plan)
-        run_plan(plan)
+        boxes.take_away(remove_data=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"changes": True, "storage": True, "verify": True}])
