@@ -10,6 +10,8 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 options: {}
+requirements:
+  - Linux 5.2 or newer, Python 3.9 or newer, and root (C(become)) on the managed host
 attributes:
   action_group:
     description: Use C(group/bulkhead.isolation.bulkhead) in C(module_defaults) to set defaults for this module.

@@ -17,6 +17,9 @@ description:
   - A declaration is the whole. A key that was declared and no longer is returns to the kernel's default, and lists are exact.
   - Limits, hostname, sysctls, binds, tmpfs, addresses, routes, rates and published ports are changed in place while services run.
     What only a restart can carry is announced in RV(restart_required).
+requirements:
+  - For C(services) what M(bulkhead.isolation.chroot_service) requires
+  - For C(network) and C(interfaces) what M(bulkhead.isolation.interface) requires
 extends_documentation_fragment:
   - bulkhead.isolation.attributes
   - bulkhead.isolation.attributes.change
