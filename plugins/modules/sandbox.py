@@ -30,7 +30,8 @@ options:
         C(services) take the options of the modules M(bulkhead.isolation.namespace), M(bulkhead.isolation.cgroup),
         M(bulkhead.isolation.overlay) and M(bulkhead.isolation.chroot_service), without their names, paths and states, which
         follow from the sandbox.
-      - C(name) is the name, of the characters C(A-Z a-z 0-9 _ . -).
+      - C(name) is the name, at most 64 of the characters C(A-Z a-z 0-9 _ . -) with a letter or digit first. Names that end in C(.trial),
+        C(.previous) or C(.older) are kept for upgrades.
       - C(state) is V(present), the default, or V(absent), or V(rolled_back), which is present with the version of its image that it ran
         with before the last upgrade. A sandbox that is rolled back stays so, whether it is declared V(rolled_back) or V(present), until its
         image is another one or C(upgrade) says C(retry).

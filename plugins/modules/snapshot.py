@@ -36,7 +36,7 @@ options:
     type: str
     required: true
   name:
-    description: The name of the snapshot, of the characters C(A-Z a-z 0-9 _ . -).
+    description: The name of the snapshot, at most 64 of the characters C(A-Z a-z 0-9 _ . -) with a letter or digit first.
     type: str
     required: true
   state:
