@@ -18,21 +18,16 @@ import time
 
 from .._kernel import cgroupfs
 from .._model.errors import BulkheadError
-from . import common, entry, many, systemctl, tools
+from . import common, entry, many, systemctl, tools, unit_file
 
 OWN_CGROUP = True
 OLDEST = 246  # BARRIER=1, by which the entry knows that systemd has learnt of the main process
 UNIT, WANTED, LOADED = "unit", "wanted", "loaded"  # in what is rendered: the unit file; started at boot; as systemd has it in memory
 FILES = ("spec.json", "health.json", "options.json")
-TARGET = "multi-user.target"
 AT_ONCE = 8  # services whose entries run at the same time: each is a Python for a moment
 PATIENCE = 10.0  # seconds from READY=1 until the command is executed
-_SECOND = 1000000
-_HEAD = systemctl.MADE + "; what a drop-in beside it says is added\n"
+_SECOND = 1000000  # microseconds
 _RESERVED = "bulkhead-restore.service"  # see boot.py
-_AGAIN = {"no": "Restart=no\n", "always": "Restart=always\nRestartSec=1\n",
-          # an end by one of these signals is a clean one to systemd, but not status 0
-          "on-failure": "Restart=on-failure\nRestartSec=1\nRestartForceExitStatus=SIGHUP SIGINT SIGTERM SIGPIPE\n"}
 _EXIT = "98e322203f7a4ed290d09fe03c09fe15"  # of the message that a process of a unit has failed
 _KILLED = ("2", "3", "killed", "dumped")  # as systemctl and as the journal say it
 directory, started = common.directory, common.started
@@ -60,58 +55,12 @@ def render(host, unit, dump):
     spec = dict(unit.spec, started=home + "/started.json", notify=True, slice=group)
     if unit.pid_pin:
         spec["namespaces"] = dict(spec["namespaces"], pid=unit.pid_pin)
-    files = {"spec.json": dump(spec), "options.json": dump(unit.options), LOADED: "", UNIT: _unit(host, unit, home, group)}
+    files = {"spec.json": dump(spec), "options.json": dump(unit.options), LOADED: "", UNIT: unit_file.render(host, unit, home, group)}
     if unit.health:
         files["health.json"] = dump(dict(unit.health, slice=None if unit.health.get("probe") else group))
     if unit.enabled and not unit.down:
         files[WANTED] = ""
     return files
-
-
-def _unit(host, unit, home, group):
-    words = entry.command(host, home + "/spec.json")
-    if host.aside:  # the pins are where the engine works
-        words = [tools.tool("nsenter", host.check), "--mount=%s/engine" % host.state, "--"] + words
-    return "".join((
-        _HEAD,
-        "[Unit]\n",
-        "Description=Bulkhead service %s\n" % unit.name,
-        _order(unit, group),
-        "AssertPathExists=%s/spec.json\n" % home,
-        "StartLimitIntervalSec=0\n",
-        "\n[Service]\n",
-        "Type=notify\n",
-        "NotifyAccess=main\n",
-        "Slice=%s\n" % (group or "bulkhead.slice"),
-        "ExecStart=%s\n" % " ".join(words),
-        "ExecStopPost=/bin/sh -c 'echo 1 >%s'\n" % unit.kill if unit.kill else "",
-        "KillMode=mixed\n",  # the command is asked to end; what it leaves behind is killed
-        "KillSignal=SIG%s\n" % unit.stop_signal,
-        "TimeoutStopSec=%s\n" % _time(unit.stop_timeout),
-        _AGAIN[unit.restart],
-        "OOMPolicy=continue\n",  # who survives is left to the limits of the sandbox, as is the number of tasks
-        "TasksMax=infinity\n",
-        "StandardOutput=%s\n" % ("journal" if unit.log else "null"),
-        "StandardError=inherit\n",
-        "SyslogIdentifier=%s\n" % unit.name,
-        "\n[Install]\n",
-        "WantedBy=%s\n" % TARGET,
-    ))
-
-
-def _order(unit, group):
-    """What it is started after, and so ended before. Of each unit named here systemd tells the bus at every start (docs/performance.md).
-
-    So a service in a sandbox leaves the default dependencies to those that it depends on: bulkhead.service, where the keeper of its pid
-    namespace lives, is after all that they name, and at shutdown bulkhead.slice is stopped, and first of all what is in it.
-    """
-    kept = unit.pid_pin and group and group.startswith("bulkhead-")
-    return "After=bulkhead.service bulkhead-restore.service\n" + ("DefaultDependencies=no\n" if kept else "")
-
-
-def _time(microseconds):
-    """As systemd reads it, where 0 would be for ever."""
-    return "%ds" % (microseconds // _SECOND) if microseconds and not microseconds % _SECOND else "%dus" % max(1, microseconds)
 
 
 # -- what is there
@@ -134,13 +83,13 @@ def read(host, name):
 
 def _wants(host, unit):
     """The link that starts it at boot, as `systemctl enable` makes it."""
-    return systemctl.path(host, "%s.wants/%s" % (TARGET, unit))
+    return systemctl.path(host, "%s.wants/%s" % (unit_file.TARGET, unit))
 
 
 def names(host):
     """The names of all services of which something is there."""
     found = common.names(host)
-    for place in (host.units, "%s/%s.wants" % (host.units, TARGET)):
+    for place in (host.units, "%s/%s.wants" % (host.units, unit_file.TARGET)):
         for unit in os.listdir(place) if os.path.isdir(place) else ():
             name = systemctl.service_name(unit)
             if name and name not in found and unit != _RESERVED:
