@@ -213,7 +213,8 @@ notes:
   - While an image is made, a step of a build is run or a distribution is bootstrapped, other runs of this collection on the same host wait, for an hour
     at most. Then they fail, and name who they waited for.
   - C(user.) extended attributes are kept, and C(security.capability) with O(allow_setuid). C(security.selinux) is left out, and all
-    others are refused, as are access control lists and files stored with holes.
+    others are refused, as are access control lists and files stored with holes. So is one that the file system of the store cannot hold, as
+    C(user.) on a tmpfs before Linux 6.6.
   - A directory that no entry of a layer's archive tells of is as in the layers below, else of root, with mode 0755.
 seealso:
   - module: bulkhead.isolation.image_info

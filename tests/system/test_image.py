@@ -20,6 +20,7 @@ import pytest
 from archives import Layout, directory, entry, hard_link, symlink, tar
 
 from module_utils._engine import engine
+from module_utils._kernel import syscalls
 from module_utils._program import host as program
 
 BASE = "/run/images"
@@ -282,6 +283,21 @@ def test_what_is_allowed(converge, refuse):
     for options, name in ((dict(), "'su'"), (dict(allow_setuid=True), "'null'")):  # what is there already is not allowed to another task
         assert name in refuse("image", name="it", tar=path, **options)
     assert not converge("image", name="it", tar=path, allow_devices=True, allow_setuid=True)["changed"]
+
+
+def test_a_store_that_cannot_hold_it(converge, refuse):
+    """What a file system has no place for is named with it, of a file and of a directory, and nothing of it stays."""
+    syscalls.mount("ours", LIB, "ramfs", 0, "mode=755")
+    try:
+        for name, each in (("file", entry(b"file", b"x", pax=XATTR)), ("dir", directory(b"dir", pax=XATTR))):
+            assert refuse("image", name="it", tar=archives.write(BASE + "/" + name, tar(entry(b"first", b"x"), each))) == (
+                "Cannot import image it from %s/%s: its entry '%s' has the extended attribute 'user.colour', and the file system of %s (ramfs) cannot "
+                "hold it. Put the store on one that can, such as ext4, xfs or btrfs." % (BASE, name, name, LIB))
+        assert stored() == [] and image("it") is None
+        assert converge("image", name="it", tar=archives.write(BASE + "/plain", SMALL))["changed"]
+        converge("image", name="it", state="absent")
+    finally:
+        syscalls.umount(LIB, syscalls.MNT_DETACH)
 
 
 def test_a_directory_of_the_host(converge, refuse):

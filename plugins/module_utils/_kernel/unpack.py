@@ -11,11 +11,12 @@ anything; nothing is ever replaced. What an archive must not have is refused wit
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
 
-from . import beneath, manifest, syscalls
+from . import beneath, manifest, mountinfo, syscalls, trees
 from .below import Below
 from .tarstream import CHARACTER, DEVICE, DIRECTORY, FIFO, FILE, LINK, LONGEST, SYMLINK, ArchiveError, Member, shown
 
@@ -187,7 +188,10 @@ class Unpacker:
         os.fchown(fd, member.uid, member.gid)
         os.fchmod(fd, member.mode)
         for key, value in member.xattrs.items():
-            os.setxattr(fd, key, value)
+            try:
+                os.setxattr(fd, key, value)
+            except OSError as exc:
+                raise _unheld(fd, member, key) if exc.errno == errno.EOPNOTSUPP else exc
         os.utime(fd, ns=(member.mtime, member.mtime))
 
     def _link(self, member, name, parent, data):
@@ -284,6 +288,14 @@ class Unpacker:
             member.mode, member.uid, member.gid, member.mtime = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns
             member.xattrs = {os.fsencode(key): value for key, value in xattrs.items() if key.startswith("user.")}
         return member
+
+
+def _unheld(fd, member, key):
+    """The ArchiveError for an extended attribute that the file system of an open file has no place for."""
+    mount = mountinfo.read().by_id[trees.mount_id(fd)]
+    advice = "Put the store on one that can, such as ext4, xfs or btrfs"
+    return ArchiveError("has the extended attribute %s, and the file system of %s (%s) cannot hold it" % (shown(key), mount.target, mount.fstype), member.name,
+                        advice + (", or have Linux 6.6 or later, where a tmpfs can" if mount.fstype == "tmpfs" else ""))
 
 
 def whole(reader, unpacker):
