@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 
 import drive
 import jail
@@ -52,6 +53,22 @@ def place():
             syscalls.umount(LIB + "/roots", syscalls.MNT_DETACH)
         os.rmdir(LIB + "/roots")
         shutil.rmtree(BASE)
+
+
+@contextlib.contextmanager
+def on_disk():
+    """/var/lib/bulkhead is an ext4: the tmpfs of a private host can hold user.* extended attributes on Linux 6.6 and later only."""
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        with open(folder + "/ext4", "wb") as stream:
+            stream.truncate(1 << 30)
+        subprocess.run(["mkfs.ext4", "-q", folder + "/ext4"], check=True)
+        subprocess.run(["mount", "--no-mtab", "-o", "loop", folder + "/ext4", LIB], check=True)
+        disk = os.stat(LIB).st_dev
+        try:
+            yield
+        finally:
+            while os.stat(LIB).st_dev == disk:
+                syscalls.umount(LIB, syscalls.MNT_DETACH)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def driver(request):
 
 @pytest.fixture
 def place(leaves_nothing):
-    with storage.place():
+    with storage.on_disk(), storage.place():
         yield
 
 
