@@ -15,6 +15,7 @@ import subprocess
 import pytest
 
 from module_utils._kernel import copytree, manifest, syscalls, trees
+from module_utils._model.errors import reason
 
 LIB = "/var/lib/bulkhead"  # a tmpfs of this private host: another file system than tmp_path
 LATER = 4 * 10**18  # in 2096: a time of access that reading does not change (relatime)
@@ -147,6 +148,23 @@ def test_a_full_target_says_so(tree, tmp_path):
         with pytest.raises(OSError) as error:
             copy(tree, tmp_path / "copy")
         assert error.value.errno == errno.ENOSPC
+    finally:
+        syscalls.umount(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["", "a", "empty"])
+def test_what_the_target_cannot_hold_is_named(tmp_path, name):
+    """Of its root, a directory and a file; a name of an attribute is in one line, whatever it is."""
+    source = tmp_path / "source"
+    (source / "a").mkdir(parents=True)
+    (source / "empty").touch()
+    os.setxattr(source / name, "user.a\nb", b"x")
+    (tmp_path / "copy").mkdir()
+    syscalls.mount("none", str(tmp_path / "copy"), "ramfs")
+    try:
+        with pytest.raises(OSError) as error:
+            copy(source, tmp_path / "copy")
+        assert reason(error.value) == "the file system of the copy cannot hold the extended attribute 'user.a\\x0ab' (%s)" % (name or ".")
     finally:
         syscalls.umount(str(tmp_path / "copy"))
 

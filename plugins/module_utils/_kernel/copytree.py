@@ -17,6 +17,7 @@ import os
 import stat
 
 from . import beneath, manifest, syscalls
+from .tarstream import shown
 
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number is another one, files are copied
 _NEVER = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.ENOSYS, errno.EPERM)  # what has no chance for the next file either
@@ -80,7 +81,7 @@ class Copy:
         for path, found, xattrs in reversed(self._directories):
             fd = beneath.open_at(self.root, path)
             try:
-                _finish(fd, found, xattrs)
+                _finish(fd, found, xattrs, path)
             finally:
                 os.close(fd)
 
@@ -115,7 +116,7 @@ class Copy:
                 now = os.fstat(source)
                 if (now.st_size, now.st_mtime_ns) != (entry.stat.st_size, entry.stat.st_mtime_ns):
                     raise OSError(errno.ESTALE, "it was changed while it was copied", entry.path)
-                _finish(fd, entry.stat, self.xattrs(entry))
+                _finish(fd, entry.stat, self.xattrs(entry), entry.path)
             finally:
                 os.close(fd)
         finally:
@@ -168,7 +169,7 @@ class Copy:
         found, name = entry.stat, entry.name
         os.chown(name, found.st_uid, found.st_gid, dir_fd=parent, follow_symlinks=False)
         for key, value in self.xattrs(entry).items():
-            _set(b"/proc/self/fd/%d/%s" % (parent, name), key, value)
+            _set(b"/proc/self/fd/%d/%s" % (parent, name), key, value, entry.path)
         if not stat.S_ISLNK(found.st_mode):
             fd = os.open(name, syscalls.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             try:
@@ -178,18 +179,20 @@ class Copy:
         os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=parent, follow_symlinks=False)
 
 
-def _finish(fd, found, xattrs):
+def _finish(fd, found, xattrs, path):
     """Owner before mode and capabilities, which it would take away, and the times last."""
     os.fchown(fd, found.st_uid, found.st_gid)
     for key, value in xattrs.items():
-        _set(fd, key, value)
+        _set(fd, key, value, path)
     os.fchmod(fd, stat.S_IMODE(found.st_mode))
     os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _set(place, key, value):
+def _set(place, key, value, path):
     try:
         os.setxattr(place, key, value, follow_symlinks=isinstance(place, int))
     except OSError as exc:
-        if key != _LABEL or exc.errno != errno.EOPNOTSUPP:
+        if exc.errno != errno.EOPNOTSUPP:
             raise
+        if key != _LABEL:
+            raise OSError(exc.errno, "the file system of the copy cannot hold the extended attribute %s" % shown(os.fsencode(key)), path or b".") from exc
