@@ -199,7 +199,7 @@ class _Plan:
 
 
 def after_all(host, entries):
-    """Nothing but to wait until all plans have come so far: each mount that shows while unit files are written has systemd list all again."""
+    """Nothing but to wait until the plans beside have come so far: each mount that shows while unit files are written has systemd list all again."""
 
 
 def start_together(host, entries):
